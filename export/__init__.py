@@ -1,0 +1,1 @@
+"""Training and export of plugs, in torch. The run time (``ppedge/``) never imports this."""

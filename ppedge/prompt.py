@@ -1,0 +1,68 @@
+"""Prompt template to segments; the run time and ``export/`` both walk through here.
+
+A template is a list of parts: ``{"text": ...}`` is the plug author's own text, in which the
+model's control tokens are recognised; ``{"slot": "prompt"}`` is what the person typed, in which
+they are not (a typed ``<|im_end|>`` stays plain characters); ``{"slot": "soft"}`` is where the
+persona's soft tokens go. Each part is tokenized by itself, so no token spans two parts and
+training and run time agree on the token list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Slot = Literal["prompt", "soft"]
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A piece of text for the model; ``special`` says that control tokens in it are recognised."""
+
+    text: str
+    special: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Soft:
+    """Soft tokens: float32 [n, n_embd], at the scale of the model's own embedding rows."""
+
+    vectors: NDArray[np.float32]
+
+
+Segment = Text | Soft
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part of a template: literal ``text``, or the ``slot`` that is filled at run time."""
+
+    text: str = ""
+    slot: Slot | None = None
+
+
+def render(
+    template: Sequence[Part], prompt: str, soft: NDArray[np.float32] | None
+) -> list[Segment]:
+    """Fill ``template`` with ``prompt`` and soft tokens.
+
+    Args:
+        template: the plug's prompt template.
+        prompt: what the person asked; may be empty.
+        soft: float32 [n_soft, n_embd], or None for no persona (the soft slot is left out).
+
+    Returns:
+        The segments in order; empty text is dropped.
+    """
+    segments: list[Segment] = []
+    for part in template:
+        if part.slot == "soft":
+            if soft is not None:
+                segments.append(Soft(soft))
+        elif text := prompt if part.slot == "prompt" else part.text:
+            segments.append(Text(text, special=part.slot is None))
+    return segments
