@@ -1,0 +1,566 @@
+"""`Persona`: one person's notes on disk, and what they say to a prompt."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import threading
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ppedge.database import Access, sqlite_errors
+from ppedge.errors import StoreError
+from ppedge.files import disk_errors, make_private_directory
+from ppedge.history import Note
+from ppedge.notes_table import FILE_NAME, NotesTable, Selection, State, handle
+from ppedge.pooling import Pooled, pool
+from ppedge.rows import Layout, RowFile, Space
+from ppedge.store_check import Problem, find_problems
+from ppedge.store_writer import (
+    ChangeReport,
+    Encode,
+    Progress,
+    StoreWriter,
+    create_store,
+    damaged_rows,
+    writing,
+)
+
+__all__ = [
+    "MUTE",
+    "PIN",
+    "ChangeReport",
+    "Encode",
+    "Persona",
+    "Problem",
+    "Progress",
+    "Receipt",
+    "Space",
+    "Stats",
+    "handle",
+]
+
+PIN, MUTE = 1, -1
+PIN_WEIGHT = 8.0
+"""A pinned note weighs as much as this many notes like it."""
+
+_BIAS = {PIN: math.log(PIN_WEIGHT), MUTE: -math.inf}
+_OWN_FILES = ("lock", FILE_NAME, FILE_NAME + "-wal", FILE_NAME + "-shm")
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What was forgotten.
+
+    Attributes:
+        ids: the forgotten notes' ids or ``sha256:`` handles, in row order.
+        time: when, ISO 8601 in UTC.
+        store_before: `Persona.store_hash` before.
+        store_after: after; equal to that of a store which never held the notes.
+        notes: in the store now.
+    """
+
+    ids: tuple[str, ...]
+    time: str
+    store_before: str
+    store_after: str
+    notes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """A store in figures; sizes in bytes, times in Unix seconds."""
+
+    path: str
+    notes: int
+    notes_with_id: int
+    pinned: int
+    muted: int
+    earliest: float | None
+    latest: float | None
+    text_bytes: int
+    disk_bytes: int
+    d_key: int
+    d_value: int
+    encoder_sha256: str
+    plug_sha256: str
+    erased: bool
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Snapshot:
+    """The rows of one version, mapped: keys [n+1, d_k], values [n+1, d_v], bias [n+1] or None."""
+
+    version: int
+    keys: NDArray[np.float16]
+    values: NDArray[np.float16]
+    bias: NDArray[np.float32] | None
+
+
+class Persona:
+    """A folder with one person's notes, their vectors, and nothing of anybody else's.
+
+    Reading sees the last committed state, also while another process or thread changes the
+    store. Changes take the store's lock one at a time; a change that is interrupted, even by
+    ``kill -9`` or a power cut, leaves the store as it was before or as it is after, except that
+    `add` and the growing kind of `sync` keep what they had committed so far.
+
+    A `Persona` may be shared between threads. Use it as a context manager, or call `close`.
+    """
+
+    def __init__(
+        self, folder: Path, table: NotesTable, space: Space | None, *, writable: bool, wait: float
+    ) -> None:
+        """Use `open` instead."""
+        self.path = folder
+        self._table = table
+        self._space = space
+        self._writable = writable
+        self._wait = wait
+        self._mutex = threading.Lock()
+        self._snapshot: _Snapshot | None = None
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        space: Space | None = None,
+        *,
+        create: bool = True,
+        read_only: bool = False,
+        damaged: bool = False,
+        wait: float = 5.0,
+    ) -> Persona:
+        """Open the store in a folder; reads no vectors.
+
+        Args:
+            path: the folder.
+            space: the plug's space. None takes the store as it is; `add`, `sync` and `repair`
+                then refuse, as they need to know that the encoder fits.
+            create: make a store if there is none (needs ``space``).
+            read_only: change nothing on disk. Chosen by itself where the folder is not writable.
+            damaged: open also what `verify` and `repair` are for: a damaged row file, or a store
+                that belongs to another plug.
+            wait: seconds to wait for another process that is changing the store.
+
+        Raises:
+            StoreError: no store there, not a store, another plug's, damaged, or unreadable.
+        """
+        folder = Path(path)
+        read_only = read_only or (folder.exists() and not os.access(folder, os.W_OK))
+        exists = (folder / FILE_NAME).exists() and (folder / FILE_NAME).stat().st_size > 0
+        if not exists:
+            if not create or read_only or space is None:
+                raise StoreError(f"{folder}: no persona here; `ppedge notes add` makes one")
+            _create(folder, space, wait)
+        access: Access = "read-only" if not os.access(folder, os.W_OK) else "read"
+        table = NotesTable(folder, access)
+        try:
+            with sqlite_errors(table.path):
+                state, rows, problem = _current_rows(folder, table)
+            if not damaged:
+                _check_fit(folder, state, space)
+                if problem:
+                    raise damaged_rows(rows, problem)
+                if not read_only:
+                    _tidy(folder, state)
+        except BaseException:
+            table.close()
+            raise
+        return cls(folder, table, space, writable=not read_only, wait=wait)
+
+    def close(self) -> None:
+        """Let go of the files; the store cannot be used afterwards."""
+        with self._mutex:
+            self._snapshot = None
+            self._table.close()
+
+    def __enter__(self) -> Self:
+        """Return self."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close."""
+        self.close()
+
+    def __len__(self) -> int:
+        """Number of notes."""
+        with self._reading():
+            return self._table.state().n_notes
+
+    # --- reading ---
+
+    def notes(
+        self, *, text: str | None = None, before: float | None = None, after: float | None = None
+    ) -> Iterator[Note]:
+        """Yield the notes in row order, all or those that meet every criterion given.
+
+        Args:
+            text: appears in input or output, upper and lower case alike.
+            before: written before this moment (Unix seconds).
+            after: written at or after this moment (Unix seconds).
+        """
+        with sqlite_errors(self._table.path):
+            for _, note in self._table.select(Selection(None, text, before, after)):
+                yield note
+
+    def get(self, name: str) -> Note:
+        """The note with this id or ``sha256:`` handle.
+
+        Raises:
+            StoreError: no note, or more than one, goes by that name.
+        """
+        with self._reading():
+            return self._table.note(self._table.resolve(name))
+
+    def pool(self, query: NDArray[np.float32], *, scale: float, n_threads: int = 1) -> Pooled:
+        """Pool the notes' values by attention to ``query``, the null note included.
+
+        Args:
+            query: float32 [d_key].
+            scale: multiplies the scores (the plug's inverse temperature).
+            n_threads: threads for the kernel.
+
+        Returns:
+            The kernel's result: value float32 [d_value], weights float32 [n+1] (entry 0 is the
+            null note), log-sum-exp.
+
+        Raises:
+            StoreError: the store cannot be read.
+            ValueError: a query of the wrong shape or dtype, or not finite.
+        """
+        rows = self._current()
+        return pool(
+            query,
+            rows.keys,
+            rows.values,
+            scale=scale,
+            bias=rows.bias,
+            n_threads=n_threads,
+            weights=True,
+        )
+
+    def heaviest(self, weights: NDArray[np.float32], k: int) -> list[tuple[Note, float]]:
+        """The ``k`` notes that weigh most, heaviest first; the null note is not among them.
+
+        Args:
+            weights: float32 [n+1] of the last `pool`.
+            k: how many at most.
+
+        Raises:
+            StoreError: the notes have changed since `pool`.
+        """
+        with self._reading():
+            state = self._table.state()
+            pooled = self._snapshot
+            if not pooled or state.version != pooled.version or len(weights) != state.n_notes + 1:
+                raise StoreError(f"{self.path}: the notes changed after pooling; pool again")
+            rows = 1 + np.argsort(-weights[1:], kind="stable")[:k]
+            return [(self._table.note_at(int(row)), float(weights[row])) for row in rows]
+
+    def bias(self) -> NDArray[np.float32] | None:
+        """Additive score bias float32 [n+1] of pinned and muted notes; None if there are none."""
+        return self._current().bias
+
+    def marks(self) -> dict[str, int]:
+        """`PIN` or `MUTE` by id or handle, of the notes that have one."""
+        with self._reading():
+            return {handle(self._table.note_at(row)): mark for row, mark in self._table.marks()}
+
+    def stats(self) -> Stats:
+        """The store in figures."""
+        with self._reading():
+            state = self._table.state()
+            text_bytes, with_id, earliest, latest = self._table.totals()
+            marks = [mark for _, mark in self._table.marks()]
+            disk_bytes = sum(entry.stat().st_size for entry in self.path.iterdir())
+        layout = state.layout
+        return Stats(
+            path=str(self.path),
+            notes=state.n_notes,
+            notes_with_id=with_id,
+            pinned=marks.count(PIN),
+            muted=marks.count(MUTE),
+            earliest=earliest,
+            latest=latest,
+            text_bytes=text_bytes,
+            disk_bytes=disk_bytes,
+            d_key=layout.d_key,
+            d_value=layout.d_value,
+            encoder_sha256=layout.encoder_sha256,
+            plug_sha256=layout.plug_sha256,
+            erased=not state.erasing,
+        )
+
+    def store_hash(self) -> str:
+        """SHA-256 (hex) of what the store answers with: plug, notes, vectors, marks, in order.
+
+        Two stores that hold the same have the same hash, whatever their past.
+        """
+        with self._reading():
+            layout = self._table.state().layout
+            total = hashlib.sha256(repr(layout).encode())
+            for _, *content in self._table.checksums():
+                total.update(repr(content).encode())
+        return total.hexdigest()
+
+    def export(self, out: IO[str]) -> int:
+        """Write the notes as JSON Lines that `read_notes` reads back to the same notes.
+
+        Returns:
+            The number of notes written.
+        """
+        n_notes = 0
+        for note in self.notes():
+            out.write(note_line(note) + "\n")
+            n_notes += 1
+        return n_notes
+
+    # --- changing ---
+
+    def add(
+        self, notes: Iterable[Note], encode: Encode, *, progress: Progress | None = None
+    ) -> ChangeReport:
+        """Add notes; those already there stay, those with a known id and new content change.
+
+        New notes are committed as they are encoded, every second or so: an interrupted `add`
+        keeps them, and going on encodes only the rest.
+
+        Args:
+            notes: read once, as needed; an error that it raises ends the call.
+            encode: encodes notes in the store's space.
+            progress: called as notes are done.
+
+        Raises:
+            StoreError: another writer, no room, bad vectors; what was committed stays.
+        """
+        self._check_encodes()
+        with self._changing() as writer:
+            return writer.add(notes, encode, progress or _silent)
+
+    def sync(
+        self, notes: Iterable[Note], encode: Encode, *, progress: Progress | None = None
+    ) -> ChangeReport:
+        """Make the store hold exactly ``notes``, in their order.
+
+        Only new or changed notes are encoded. What falls out is erased as by `forget`.
+
+        Args:
+            notes: read to its end before anything changes.
+            encode: encodes notes in the store's space.
+            progress: called as notes are done.
+
+        Raises:
+            StoreError: as `add`; also two notes with one id and different content.
+        """
+        self._check_encodes()
+        with self._changing() as writer:
+            return writer.sync(notes, encode, progress or _silent)
+
+    def forget(
+        self,
+        *,
+        ids: Collection[str] | None = None,
+        text: str | None = None,
+        before: float | None = None,
+        after: float | None = None,
+        everything: bool = False,
+    ) -> Receipt:
+        """Forget the notes that meet every criterion given.
+
+        When this returns, the store answers bit for bit as one that never held them, and no
+        byte of their text or vectors is left in any file of the folder.
+
+        Args:
+            ids: ids or ``sha256:`` handles; each must name a note.
+            text: appears in input or output, upper and lower case alike.
+            before: written before this moment (Unix seconds).
+            after: written at or after this moment (Unix seconds).
+            everything: forget all notes; excludes the other criteria.
+
+        Raises:
+            StoreError: no criterion, an unknown id, another writer, or a failing disk.
+        """
+        criteria = (ids, text, before, after)
+        if everything != all(criterion is None for criterion in criteria):
+            raise StoreError("say what to forget: ids, text, before, after, or else everything")
+        store_before = self.store_hash()
+        with self._changing() as writer:
+            doomed = list(writer.table.select(Selection(*criteria)))
+            if doomed:
+                writer.forget(num for num, _ in doomed)
+        return Receipt(
+            ids=tuple(handle(note) for _, note in doomed),
+            time=datetime.now(UTC).isoformat(timespec="seconds"),
+            store_before=store_before,
+            store_after=self.store_hash(),
+            notes=len(self),
+        )
+
+    def pin(self, name: str) -> None:
+        """Let a note weigh as much as `PIN_WEIGHT` notes like it."""
+        self._mark(name, PIN)
+
+    def mute(self, name: str) -> None:
+        """Keep a note, but give it no weight."""
+        self._mark(name, MUTE)
+
+    def unmark(self, name: str) -> None:
+        """Undo `pin` or `mute`."""
+        self._mark(name, 0)
+
+    def verify(self) -> list[Problem]:
+        """Read everything, and return what is wrong; an empty list means that all is well."""
+        with self._reading():
+            return find_problems(self.path, self._table, self._space)
+
+    def repair(self, encode: Encode, *, progress: Progress | None = None) -> int:
+        """Encode damaged rows anew from the text; all rows, if the store was another plug's.
+
+        Returns:
+            The number of notes encoded.
+
+        Raises:
+            StoreError: as `add`.
+        """
+        if self._space is None:
+            raise StoreError("repairing needs the plug; open the store with its space")
+        with self._changing(damaged=True) as writer:
+            problems = find_problems(self.path, writer.table, self._space)
+            bad_rows = {problem.row for problem in problems if problem.row}
+            if not any(problem.repairable for problem in problems):
+                return 0
+            return writer.repair(bad_rows, encode, self._space, progress or _silent)
+
+    # --- inside ---
+
+    def _mark(self, name: str, mark: int) -> None:
+        with self._changing() as writer:
+            writer.mark(writer.table.resolve(name), mark)
+
+    def _check_encodes(self) -> None:
+        if self._space is None:
+            raise StoreError("adding notes needs the plug; open the store with its space")
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        with self._mutex, sqlite_errors(self._table.path), disk_errors(self.path):
+            yield
+
+    @contextmanager
+    def _changing(self, *, damaged: bool = False) -> Iterator[StoreWriter]:
+        if not self._writable:
+            raise StoreError(f"{self.path}: the store is open for reading only")
+        self._snapshot = None  # A mapped file cannot be removed on every system.
+        with writing(self.path, self._wait, damaged=damaged) as writer:
+            if not damaged:
+                _check_fit(self.path, writer.state, self._space)
+            yield writer
+
+    def _current(self) -> _Snapshot:
+        """The rows as last committed, mapped; kept until the next commit."""
+        with self._reading():
+            if self._snapshot and self._snapshot.version == self._table.state().version:
+                return self._snapshot
+            state, file, problem = _current_rows(self.path, self._table)
+            if problem:
+                raise damaged_rows(file, problem)
+            rows = file.map(state.n_notes)
+            self._snapshot = _Snapshot(
+                version=state.version,
+                keys=rows[:, : state.layout.d_key],
+                values=rows[:, state.layout.d_key :],
+                bias=_bias(self._table.marks(), state.n_notes),
+            )
+            return self._snapshot
+
+
+def note_line(note: Note) -> str:
+    """One note as one line of JSON that `read_notes` reads back to the same note."""
+    fields: dict[str, object] = {"id": note.id} if note.id else {}
+    if note.time is not None:
+        fields["time"] = note.time
+    if note.input:
+        fields["input"] = note.input
+        fields["output"] = note.output
+    else:
+        fields["text"] = note.output
+    return json.dumps(fields, ensure_ascii=False)
+
+
+def _create(folder: Path, space: Space, wait: float) -> None:
+    with disk_errors(folder):
+        make_private_directory(folder)
+        strangers = [entry.name for entry in folder.iterdir() if entry.name not in _OWN_FILES]
+        if strangers and strangers != ["rows.0"]:
+            raise StoreError(
+                f"{folder}: holds other files ({strangers[0]}); choose an empty folder"
+            )
+    create_store(folder, space, wait)
+
+
+def _current_rows(folder: Path, table: NotesTable) -> tuple[State, RowFile, str]:
+    """The committed state, its row file, and what is wrong with that file ("" if nothing)."""
+    while True:
+        state = table.state()
+        rows = RowFile(folder, state.generation, state.layout)
+        problem = rows.problem(state.n_notes)
+        # A writer may have replaced the file between the two looks.
+        if not problem or table.state().generation == state.generation:
+            return state, rows, problem
+
+
+def _check_fit(folder: Path, state: State, space: Space | None) -> None:
+    if space is None or space.layout == state.layout:
+        return
+    raise StoreError(
+        f"{folder}: made for {_name(state.layout)}, but this is {_name(space.layout)}; open it "
+        "with its own plug, or run `ppedge notes repair` to encode the notes for this one"
+    )
+
+
+def _name(layout: Layout) -> str:
+    return f"plug {layout.plug_sha256[:12]} (encoder {layout.encoder_sha256[:12]}, " + (
+        f"d_key {layout.d_key}, d_value {layout.d_value})"
+    )
+
+
+def _tidy(folder: Path, state: State) -> None:
+    """Clear away what an interrupted writer left, unless another one is at work."""
+    rows = RowFile(folder, state.generation, state.layout)
+    left_over = (
+        state.erasing
+        or RowFile.generations(folder) != [state.generation]
+        or rows.path.stat().st_size != state.layout.file_bytes(state.n_notes)
+    )
+    if left_over:
+        with suppress(StoreError), writing(folder, timeout=0):
+            pass
+
+
+def _bias(marks: list[tuple[int, int]], n_notes: int) -> NDArray[np.float32] | None:
+    if not marks:
+        return None
+    bias = np.zeros(n_notes + 1, np.float32)
+    for row, mark in marks:
+        bias[row] = _BIAS[mark]
+    return bias
+
+
+def _silent(done: int, total: int | None) -> None:
+    """Show no progress."""

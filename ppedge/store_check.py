@@ -1,0 +1,83 @@
+"""Finding what is wrong with a persona store; see `Persona.verify`."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ppedge.files import DIRECTORY_MODE, FILE_MODE
+from ppedge.notes_table import NotesTable, State, handle, identity
+from ppedge.rows import RowFile, Space
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something wrong with a store.
+
+    Attributes:
+        message: what, and where; one line.
+        row: the damaged row, from 1, or 0 if it is not about a note's row.
+        repairable: whether `Persona.repair` mends it.
+    """
+
+    message: str
+    row: int = 0
+    repairable: bool = False
+
+
+def find_problems(folder: Path, table: NotesTable, space: Space | None) -> list[Problem]:
+    """Check modes, SQLite, row file, and every note and row.
+
+    Args:
+        folder: the store.
+        table: its notes.
+        space: the plug's space, or None to take the store's own.
+
+    Returns:
+        The problems, most general first.
+    """
+    state = table.state()
+    problems = [*_modes(folder), *_database(table, state)]
+    if space and space.layout != state.layout:
+        return [*problems, Problem("the store belongs to another plug", repairable=True)]
+    return [*problems, *_rows(folder, table, state), *_texts(table)]
+
+
+def _modes(folder: Path) -> Iterator[Problem]:
+    if os.name != "posix":
+        return
+    for path, wanted in [(folder, DIRECTORY_MODE), *((f, FILE_MODE) for f in folder.iterdir())]:
+        mode = path.stat().st_mode & 0o777
+        if mode & ~wanted:
+            yield Problem(f"{path} has mode {mode:04o}: others can read it; chmod {wanted:o} it")
+
+
+def _database(table: NotesTable, state: State) -> Iterator[Problem]:
+    for line in table.integrity():
+        yield Problem(f"{table.path}: {line}; move the folder away and add the notes again")
+    if state.erasing:
+        yield Problem("removed text is not erased yet; open the store again to finish")
+
+
+def _rows(folder: Path, table: NotesTable, state: State) -> Iterator[Problem]:
+    file = RowFile(folder, state.generation, state.layout)
+    if problem := file.problem(state.n_notes):
+        yield Problem(f"{file.path} {problem}", repairable=True)
+    complete = file.complete_rows(state.n_notes)
+    rows = file.map(complete - 1) if complete else ()
+    if not complete or zlib.crc32(rows[0].tobytes()) != state.null_crc:
+        yield Problem(f"{file.path}, row 0: the null note is damaged", repairable=True)
+    for row, crc, *_ in table.checksums():
+        if row >= complete or zlib.crc32(rows[row].tobytes()) != crc:
+            name = handle(table.note_at(row))
+            yield Problem(f"{file.path}, row {row}: vectors of note {name} are damaged", row, True)
+
+
+def _texts(table: NotesTable) -> Iterator[Problem]:
+    stored = ((key, digest) for _, _, key, digest, *_ in table.checksums())
+    for (_, note), (key, digest) in zip(table.walk(), stored, strict=True):
+        if identity(note) != key or bytes.fromhex(note.digest) != digest:
+            yield Problem(f"the text of note {handle(note)} is damaged; add that note again")

@@ -1,0 +1,471 @@
+"""Every change of a persona store, made by one process at a time and safe to interrupt.
+
+Appending writes rows past the committed ones, makes them durable, then commits their notes to
+SQLite. Every other change writes a whole new row file, commits its number together with the
+notes, and then erases what the old state leaves behind. A process that dies in between leaves
+bytes that the committed state does not speak of; the next writer clears them away.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ppedge.database import sqlite_errors
+from ppedge.errors import StoreError
+from ppedge.files import disk_errors, sync_directory, writer_lock
+from ppedge.history import Note, check_text
+from ppedge.notes_table import FILE_NAME, NotesTable, State, handle, identity
+from ppedge.rows import Layout, RowFile, Space, pack_row
+
+Vectors = tuple[NDArray[np.float32], NDArray[np.float32]]
+Encode = Callable[[Sequence[Note]], Iterable[Vectors]]
+"""Yields (key f32 [d_key], value f32 [d_value]) per note, in order. A note's bits must not depend
+on the notes beside it."""
+
+Progress = Callable[[int, int | None], None]
+"""Called with (notes done, notes in all, or None when that is not known)."""
+
+CHUNK_NOTES = 64
+COMMIT_NOTES = 1024
+COMMIT_SECONDS = 1.0
+_BLOCK_ROWS = 1024
+
+
+@dataclass(slots=True)
+class ChangeReport:
+    """What `Persona.add` or `Persona.sync` did, in notes.
+
+    Attributes:
+        added: were not there before.
+        changed: were there under the same id with other content.
+        removed: are there no more (sync only).
+        unchanged: were already there.
+        encoded: went through the encoder; fewer than added + changed if the same text was known.
+        notes: in the store now.
+    """
+
+    added: int = 0
+    changed: int = 0
+    removed: int = 0
+    unchanged: int = 0
+    encoded: int = 0
+    notes: int = 0
+
+
+class Slot(NamedTuple):
+    """One row of the next generation.
+
+    Attributes:
+        num: number of the stored note, or None for a new one.
+        note: new content, or None to keep what is stored.
+        digest: of the staged vectors to take, or None to copy the note's row.
+    """
+
+    num: int | None
+    note: Note | None = None
+    digest: str | None = None
+
+
+@dataclass(slots=True)
+class Plan:
+    """What a sync has to do.
+
+    Attributes:
+        slots: the rows wanted, in order.
+        report: counts so far.
+    """
+
+    slots: dict[bytes, Slot] = field(default_factory=dict)
+    report: ChangeReport = field(default_factory=ChangeReport)
+
+
+@contextmanager
+def writing(folder: Path, timeout: float, *, damaged: bool = False) -> Iterator[StoreWriter]:
+    """Lock the store, clear up after an interrupted writer, and hand out its writer.
+
+    Args:
+        folder: the store.
+        timeout: seconds to wait for another writer.
+        damaged: go on even if the row file is damaged.
+
+    Raises:
+        StoreError: another writer, a damaged store, or a failing disk.
+    """
+    with writer_lock(folder / "lock", timeout), sqlite_errors(folder / FILE_NAME):
+        table = NotesTable(folder, "write")
+        try:
+            writer = StoreWriter(folder, table)
+            writer.recover(damaged=damaged)
+            yield writer
+        finally:
+            table.close()
+
+
+def create_store(folder: Path, space: Space, timeout: float) -> None:
+    """Make an empty store in ``folder``, which exists; one that is there already stays."""
+    with writer_lock(folder / "lock", timeout), sqlite_errors(folder / FILE_NAME):
+        table = NotesTable(folder, "write")
+        try:
+            if not table.is_made:
+                RowFile(folder, 0, space.layout).write([space.null_row])
+                with disk_errors(folder), table.transaction():
+                    sync_directory(folder)
+                    table.make(space.layout, zlib.crc32(space.null_row))
+        finally:
+            table.close()
+
+
+class StoreWriter:
+    """Changes a store; made by `writing`, valid while its lock is held."""
+
+    def __init__(self, folder: Path, table: NotesTable) -> None:
+        """Take the store as committed."""
+        self.folder = folder
+        self.table = table
+        self._load(table.state())
+
+    def _load(self, state: State) -> None:
+        self.state = state
+        self.rows = RowFile(self.folder, state.generation, state.layout)
+        self.n_notes = state.n_notes
+
+    def recover(self, *, damaged: bool = False) -> None:
+        """Clear away what an interrupted writer left."""
+        problem = self.rows.problem(self.n_notes)
+        if problem and not damaged:
+            raise damaged_rows(self.rows, problem)
+        if not problem:
+            self.rows.truncate(self.n_notes)
+        self._remove_other_generations()
+        if self.state.erasing:
+            self.table.scrub()
+
+    # --- changes ---
+
+    def add(self, notes: Iterable[Note], encode: Encode, progress: Progress) -> ChangeReport:
+        """See `Persona.add`."""
+        report = ChangeReport()
+        changed: dict[bytes, Slot] = {}
+        total, done = len(notes) if isinstance(notes, Sized) else None, 0
+        with self._batches() as commit_when_due:
+            for chunk in _chunks(notes):
+                known = self.table.find([identity(note) for note in chunk])
+                new: dict[bytes, Note] = {}
+                for note in chunk:
+                    key = identity(note)
+                    stored = known.get(key)
+                    if stored is None:
+                        new[key] = note
+                    elif stored.equals(note):
+                        changed.pop(key, None)
+                    else:
+                        changed[key] = Slot(stored.num, note, note.digest)
+                report.encoded += self._append(list(new.values()), encode)
+                report.added += len(new)
+                commit_when_due(len(new))
+                done += len(chunk)
+                progress(done, total)
+        report.changed = len(changed)
+        report.unchanged = done - report.added - report.changed
+        if changed:
+            by_num = {slot.num: slot for slot in changed.values()}
+            slots = [by_num.get(num, Slot(num)) for num in self.table.order()]
+            report.encoded += self._rewrite_with(slots, encode, lambda done, total: None)
+        report.notes = self.n_notes
+        return report
+
+    def sync(self, notes: Iterable[Note], encode: Encode, progress: Progress) -> ChangeReport:
+        """See `Persona.sync`."""
+        plan = self._plan(notes)
+        slots, report = list(plan.slots.values()), plan.report
+        order = self.table.order()
+        kept = [slot.num for slot in slots[: len(order)] if slot.note is None]
+        report.removed = len(order) - report.unchanged - report.changed
+        if kept == order:
+            fresh = [slot.note for slot in slots[len(order) :] if slot.note]
+            with self._batches() as commit_when_due:
+                for chunk in _chunks(fresh):
+                    report.encoded += self._append(chunk, encode)
+                    commit_when_due(len(chunk))
+                    progress(self.n_notes, len(slots))
+        else:
+            report.encoded = self._rewrite_with(slots, encode, progress)
+        report.notes = self.n_notes
+        return report
+
+    def forget(self, nums: Iterable[int]) -> None:
+        """Remove notes by number, and erase every byte of them."""
+        doomed = set(nums)
+        self._rewrite([Slot(num) for num in self.table.order() if num not in doomed])
+
+    def mark(self, num: int, mark: int) -> None:
+        """Set a note's mark."""
+        with self.table.transaction():
+            self.table.set_mark(num, mark)
+            self.table.next_version()
+
+    def repair(self, bad_rows: set[int], encode: Encode, space: Space, progress: Progress) -> int:
+        """Encode ``bad_rows`` anew (all rows, if the store was of another space).
+
+        Returns:
+            The number of notes encoded.
+        """
+        order = self.table.order()
+        if space.layout != self.state.layout:
+            bad_rows = set(range(1, len(order) + 1))
+        slots = [
+            Slot(num, None, self.table.note(num).digest) if row in bad_rows else Slot(num)
+            for row, num in enumerate(order, start=1)
+        ]
+        bad_notes = (self.table.note(order[row - 1]) for row in sorted(bad_rows))
+        encoded = self._stage(bad_notes, len(bad_rows), encode, space.layout, progress)
+        self._rewrite(slots, space)
+        return encoded
+
+    # --- appending ---
+
+    @contextmanager
+    def _batches(self) -> Iterator[Callable[[int], None]]:
+        """A run of transactions; tell the function that it yields of work that was done."""
+        pending, since = 0, time.monotonic()
+
+        def commit() -> None:
+            if pending:
+                self.rows.sync()
+                self.table.next_version()
+            self.table.commit()
+
+        def commit_when_due(n_notes: int) -> None:
+            nonlocal pending, since
+            pending += n_notes
+            if pending >= COMMIT_NOTES or time.monotonic() - since >= COMMIT_SECONDS:
+                commit()
+                self.table.begin()
+                pending, since = 0, time.monotonic()
+
+        self.table.begin()
+        try:
+            yield commit_when_due
+            commit()
+        finally:
+            self.table.rollback()
+            self._load(self.table.state())
+            with suppress(StoreError):
+                self.rows.truncate(self.n_notes)
+
+    def _append(self, notes: Sequence[Note], encode: Encode) -> int:
+        """Append new notes within a batch; returns how many were encoded."""
+        if not notes:
+            return 0
+        vectors, encoded = self._vectors(notes, encode, self.state.layout)
+        packed = [vectors[note.digest] for note in notes]
+        self.rows.append(self.n_notes, b"".join(packed))
+        for note, row in zip(notes, packed, strict=True):
+            self.n_notes += 1
+            self.table.append_row(self.n_notes, self.table.insert(note, zlib.crc32(row)))
+        return encoded
+
+    def _vectors(
+        self, notes: Sequence[Note], encode: Encode, layout: Layout
+    ) -> tuple[dict[str, bytes], int]:
+        """Rows by digest, taken from the store where the same text is known; count encoded."""
+        wanted = {note.digest: note for note in notes}
+        found: dict[str, bytes] = {}
+        if layout == self.state.layout:
+            rows = self.table.rows_of_digests([bytes.fromhex(digest) for digest in wanted])
+            for known, (row, crc) in rows.items():
+                data = self.rows.read(row)
+                if zlib.crc32(data) == crc:
+                    found[known.hex()] = data
+        staged = self.table.staged([_stage_key(layout, digest) for digest in wanted])
+        for digest in wanted:
+            if data := staged.get(_stage_key(layout, digest), b""):
+                found[digest] = data
+        missing = [note for digest, note in wanted.items() if digest not in found]
+        pairs = list(encode(missing)) if missing else []
+        if len(pairs) != len(missing):
+            raise StoreError(f"the encoder gave vectors for {len(pairs)} of {len(missing)} notes")
+        for note, (key, value) in zip(missing, pairs, strict=True):
+            found[note.digest] = pack_row(layout, key, value, f'note "{handle(note)}"')
+        return found, len(missing)
+
+    # --- rewriting ---
+
+    def _plan(self, notes: Iterable[Note]) -> Plan:
+        plan = Plan()
+        for chunk in _chunks(notes):
+            known = self.table.find([identity(note) for note in chunk])
+            for note in chunk:
+                key = identity(note)
+                stored = known.get(key)
+                if stored and stored.equals(note):
+                    slot = Slot(stored.num)
+                else:
+                    slot = Slot(stored.num if stored else None, note, note.digest)
+                earlier = plan.slots.setdefault(key, slot)
+                if earlier is not slot:
+                    _check_repeat(earlier, slot, note)
+                elif slot.note is None:
+                    plan.report.unchanged += 1
+                elif slot.num is None:
+                    plan.report.added += 1
+                else:
+                    plan.report.changed += 1
+        return plan
+
+    def _rewrite_with(self, slots: Sequence[Slot], encode: Encode, progress: Progress) -> int:
+        fresh = [slot.note for slot in slots if slot.note]
+        encoded = self._stage(fresh, len(fresh), encode, self.state.layout, progress)
+        self._rewrite(slots)
+        return encoded
+
+    def _stage(
+        self,
+        notes: Iterable[Note],
+        total: int,
+        encode: Encode,
+        layout: Layout,
+        progress: Progress,
+    ) -> int:
+        """Encode notes into the staging table, so that an interrupted change need not again."""
+        encoded = done = 0
+        with self._batches() as commit_when_due:
+            for chunk in _chunks(notes):
+                vectors, n_encoded = self._vectors(chunk, encode, layout)
+                for digest, row in vectors.items():
+                    self.table.stage(_stage_key(layout, digest), row)
+                commit_when_due(len(chunk))
+                encoded, done = encoded + n_encoded, done + len(chunk)
+                progress(done, total)
+        return encoded
+
+    def _rewrite(self, slots: Sequence[Slot], space: Space | None = None) -> None:
+        """Make the store hold exactly ``slots``, in a new generation, and erase the old one."""
+        layout = space.layout if space else self.state.layout
+        rows = RowFile(self.folder, self.state.generation + 1, layout)
+        crcs: dict[int, int] = {}
+        try:
+            with self.table.transaction():
+                null_row = space.null_row if space else self.rows.read(0)
+                null_crc = zlib.crc32(null_row) if space else self.state.null_crc
+                rows.write(self._blocks(slots, layout, null_row, crcs))
+                with disk_errors(self.folder):
+                    sync_directory(self.folder)
+                self.table.set_order(
+                    [self._store_slot(slot, crcs.get(i, 0)) for i, slot in enumerate(slots)]
+                )
+                self.table.clear_staged()
+                self.table.next_version()
+                self.table.set_generation(rows.generation, layout, null_crc)
+        except BaseException:
+            if self.table.state().generation != rows.generation:
+                rows.path.unlink(missing_ok=True)
+            raise
+        self._load(self.table.state())
+        self._remove_other_generations()
+        if not self.table.scrub():
+            raise StoreError(
+                f"{self.folder}: the change is made, but another process is reading the store, so "
+                "removed text is still in its log; close that process and open the store again"
+            )
+
+    def _blocks(
+        self, slots: Sequence[Slot], layout: Layout, null_row: bytes, crcs: dict[int, int]
+    ) -> Iterator[bytes]:
+        """Yield the rows of ``slots``; ``crcs`` receives those of staged rows, by position."""
+        yield null_row
+        old = self._old_rows(layout)
+        row_of: dict[int | None, int] = {
+            num: row for row, num in enumerate(self.table.order(), start=1)
+        }
+        for start in range(0, len(slots), _BLOCK_ROWS):
+            part = slots[start : start + _BLOCK_ROWS]
+            # Staged rows stand in for themselves as row 0, and are put in place below.
+            block = old[[0 if slot.digest else row_of[slot.num] for slot in part]]
+            keys = [_stage_key(layout, slot.digest) if slot.digest else b"" for slot in part]
+            staged = self.table.staged({key for key in keys if key})
+            for i, key in enumerate(keys):
+                if key:
+                    block[i] = np.frombuffer(staged[key], "<f2")
+                    crcs[start + i] = zlib.crc32(staged[key])
+            yield block.tobytes()
+
+    def _old_rows(self, layout: Layout) -> NDArray[np.float16]:
+        """The current rows as far as the file has them; one empty row if it has none."""
+        complete = self.rows.complete_rows(self.n_notes) if layout == self.state.layout else 0
+        if complete:
+            return self.rows.map(complete - 1)
+        return np.zeros((1, layout.d_key + layout.d_value), "<f2")
+
+    def _store_slot(self, slot: Slot, crc: int) -> int:
+        if slot.num is None:
+            assert slot.note is not None
+            return self.table.insert(slot.note, crc)
+        if slot.note is not None:
+            self.table.update(slot.num, slot.note, crc)
+        elif slot.digest is not None:
+            self.table.set_crc(slot.num, crc)
+        return slot.num
+
+    def _remove_other_generations(self) -> None:
+        with disk_errors(self.folder):
+            others = set(RowFile.generations(self.folder)) - {self.state.generation}
+            for generation in others:
+                RowFile(self.folder, generation, self.state.layout).path.unlink(missing_ok=True)
+            if others:
+                sync_directory(self.folder)
+
+
+def damaged_rows(rows: RowFile, problem: str) -> StoreError:
+    """The error for a row file that cannot be used."""
+    return StoreError(
+        f"{rows.path} {problem}; the text of your notes is safe: "
+        "run `ppedge notes repair` to encode the damaged rows again"
+    )
+
+
+def _chunks(notes: Iterable[Note]) -> Iterator[list[Note]]:
+    walk = iter(notes)
+    while chunk := [_checked(note) for note in islice(walk, CHUNK_NOTES)]:
+        yield chunk
+
+
+def _checked(note: Note) -> Note:
+    """Refuse a note that the store could not give back as it came."""
+
+    def refuse(what: str, advice: str) -> NoReturn:
+        raise StoreError(f"note {note.id or note.output[:40]!r} {what}; {advice}")
+
+    for text in (note.id, note.input, note.output):
+        check_text(text, refuse)
+    if not note.output.strip():
+        refuse("has an empty output", "leave it out")
+    if note.time is not None and not math.isfinite(note.time):
+        refuse(f"has the time {note.time}", "give Unix seconds or None")
+    return note
+
+
+def _stage_key(layout: Layout, digest: str) -> bytes:
+    framed = f"{layout.encoder_sha256}\n{layout.plug_sha256}\n{digest}"
+    return hashlib.sha256(framed.encode()).digest()
+
+
+def _check_repeat(earlier: Slot, later: Slot, note: Note) -> None:
+    """Refuse two notes of one id and different content; a plain repeat is one note."""
+    same = earlier.note == later.note if earlier.note and later.note else earlier == later
+    if not same:
+        raise StoreError(
+            f'two notes have the id "{note.id}" and different content; give each its own id'
+        )
