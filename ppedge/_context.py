@@ -1,0 +1,228 @@
+"""What a model's context holds, and how it comes to hold something else with the least work.
+
+The state is two lists of rows: what the encoder read (empty without one), and the positions of
+the decoder. ``settle`` moves from what is held to what is wanted, keeping the common beginning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ppedge import _llama
+from ppedge._ggml import AbortFlag
+from ppedge.errors import ModelError
+from ppedge.gguf import Gguf
+
+# What a position holds: a token id, or the float32 bytes of a soft token, scaled.
+Row = int | bytes
+
+# A matching scale gives the same bits on a CPU; this leaves room for a GPU's rounding.
+_PROBE_TOLERANCE: Final = 0.01
+_PROBE_SAMPLE: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What an encoder is to read (nothing without one), and what the decoder is to hold."""
+
+    encoder: list[Row]
+    decoder: list[Row]
+
+    def __len__(self) -> int:
+        return len(self.encoder or self.decoder)
+
+
+class Context:
+    """A model's context with its book-keeping; every method needs ``model.lock`` held.
+
+    Attributes:
+        scale: what this architecture's embedding rows are multiplied by on the way in.
+
+    Args:
+        model: loaded; the context becomes the only one to drive it.
+        gguf: the same model's file, for rows that an encoder must be given as vectors.
+
+    Raises:
+        ModelError: the architecture treats embedding input unlike tokens.
+    """
+
+    def __init__(self, model: _llama.Model, gguf: Gguf) -> None:
+        self._model = model
+        self._gguf = gguf
+        self._encoded: list[Row] = []
+        self._held: list[Row] = []
+        # Whether llama.cpp's logits are those after the last held position.
+        self._fresh = False
+        self.scale = self._probe_scale()
+
+    def count_held(self, prompt: Prompt) -> int:
+        """Return how many of the prompt's positions need no work any more."""
+        if prompt.encoder:
+            return len(prompt.encoder) if prompt.encoder == self._encoded else 0
+        return _common(self._held, prompt.decoder)
+
+    def settle(self, prompt: Prompt, flag: AbortFlag) -> None:
+        """Hold exactly ``prompt``, with the logits after its last position at hand.
+
+        Raises:
+            Aborted: ``flag`` was set; what had been decoded by then is kept.
+            ModelError: llama.cpp failed.
+        """
+        self._model.watch(flag)
+        if flag.is_set():
+            raise _llama.Aborted
+        if prompt.encoder != self._encoded:
+            self._encode(prompt.encoder)
+        if self._fresh and prompt.decoder == self._held:
+            return
+        keep = min(_common(self._held, prompt.decoder), len(prompt.decoder) - 1)
+        self._truncate(keep)
+        self._decode(prompt.decoder[len(self._held) :])
+
+    def logits(self) -> NDArray[np.float32]:
+        """Return a copy of the logits after the settled prompt, float32 [n_vocab]."""
+        return self._model.logits().copy()
+
+    def logprobs(self, prompt: Prompt, options: Sequence[Sequence[int]]) -> list[float]:
+        """Return the log-probability of each option's tokens after ``prompt``, summed."""
+        self.settle(prompt, AbortFlag())
+        first = self.logits()
+        return [_logprob(first, ids[0]) + self._continue(prompt, ids) for ids in options]
+
+    def _continue(self, prompt: Prompt, ids: Sequence[int]) -> float:
+        """Return the log-probability of ``ids`` after the first, each given those before it."""
+        if len(ids) == 1:
+            return 0.0
+        # Take back the option before; an architecture that cannot, reads the prompt afresh.
+        self._truncate(len(prompt.decoder))
+        if len(self._held) < len(prompt.decoder):
+            self.settle(prompt, AbortFlag())
+        total, targets = 0.0, iter(ids[1:])
+        for chunk in _chunks(ids[:-1], self._model.n_batch):
+            self._decode(chunk, outputs=len(chunk))
+            for back, target in zip(reversed(range(len(chunk))), targets, strict=False):
+                total += _logprob(self._model.logits(back), target)
+        return total
+
+    # --- moving --------------------------------------------------------------------------------
+
+    def _truncate(self, keep: int) -> None:
+        """Keep ``keep`` positions, or none where the architecture cannot take back a part."""
+        if keep < len(self._held):
+            self._rewind(keep)
+
+    def _rewind(self, keep: int) -> None:
+        self._fresh = False
+        del self._held[self._model.truncate(keep) :]
+
+    def _encode(self, rows: list[Row]) -> None:
+        self._held, self._encoded, self._fresh = [], [], False
+        # An encoder attends both ways, so text too goes in as vectors: one batch for all.
+        ids = [row for row in rows if isinstance(row, int)]
+        looked_up = iter(self._gguf.embedding_rows(ids) * np.float32(self.scale))
+        vectors = [
+            next(looked_up) if isinstance(row, int) else np.frombuffer(row, np.float32)
+            for row in rows
+        ]
+        self._model.encode_rows(np.stack(vectors))
+        self._encoded = rows
+
+    def _decode(self, rows: Sequence[Row], outputs: int = 1) -> None:
+        """Append ``rows``; the last ``outputs`` of their last chunk get logits."""
+        end = len(self._held) + len(rows)
+        self._fresh = False
+        for chunk in _chunks(rows, self._model.n_batch):
+            at = len(self._held)
+            try:
+                self._submit(chunk, at, outputs if at + len(chunk) == end else 0)
+            except BaseException:
+                # A failed batch may have left some of its positions behind.
+                self._rewind(at)
+                raise
+            self._held += chunk
+        self._fresh = True
+
+    def _submit(self, chunk: Sequence[Row], at: int, outputs: int) -> None:
+        vectors = [row for row in chunk if isinstance(row, bytes)]
+        if vectors:
+            rows = np.frombuffer(b"".join(vectors), np.float32)
+            self._model.decode_rows(rows.reshape(len(vectors), -1), at, outputs)
+        else:
+            ids = [row for row in chunk if isinstance(row, int)]
+            self._model.decode_tokens(ids, at, outputs)
+
+    # --- the scale at which rows go in ---------------------------------------------------------
+
+    def _probe_scale(self) -> float:
+        """Find what this architecture's embedding input must be multiplied by, by trying.
+
+        llama.cpp scales its token path and its embedding path alike on some architectures and
+        not on others, and this changed between versions; a wrong scale gives fluent nonsense.
+        """
+        token = self._probe_token()
+        row = self._gguf.embedding_rows([token])
+        wanted = self._probe(token)
+        tolerance = _PROBE_TOLERANCE * float(wanted.std())
+        for scale in (np.float32(1), np.sqrt(np.float32(row.shape[1]))):
+            found = self._probe(row * scale)
+            if float(np.abs(found - wanted).max()) <= tolerance:
+                self._model.clear()
+                return float(scale)
+        raise ModelError(
+            f"models of architecture {self._gguf.architecture!r} cannot take soft tokens: "
+            "llama.cpp treats their embedding input unlike their tokens"
+        )
+
+    def _probe_token(self) -> int:
+        """Return an ordinary token, its embedding's norm in the middle: scaling must show."""
+        n_vocab = self._model.n_vocab
+        ids = np.linspace(0, n_vocab - 1, min(n_vocab, _PROBE_SAMPLE), dtype=np.int64)
+        norms = np.linalg.norm(self._gguf.embedding_rows(ids), axis=1)
+        return int(ids[np.argsort(norms)[len(norms) // 2]])
+
+    def _probe(self, one: int | NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the logits after a single token, given as itself or as a row [1, n_embd]."""
+        model = self._model
+        model.clear()
+        if not model.has_encoder:
+            if isinstance(one, int):
+                model.decode_tokens([one], 0, 1)
+            else:
+                model.decode_rows(one, 0, 1)
+        else:
+            if isinstance(one, int):
+                model.encode_tokens([one])
+            else:
+                model.encode_rows(one)
+            model.decode_tokens([model.decoder_start], 0, 1)
+        return self.logits()
+
+
+def _logprob(logits: NDArray[np.float32], token: int) -> float:
+    """Return log softmax(logits)[token], computed in float64."""
+    exact = logits.astype(np.float64)
+    top = exact.max()
+    return float(exact[token] - top - np.log(np.exp(exact - top).sum()))
+
+
+def _common(held: Sequence[Row], wanted: Sequence[Row]) -> int:
+    """Return the length of the longest common prefix."""
+    for i, (a, b) in enumerate(zip(held, wanted, strict=False)):
+        if a != b:
+            return i
+    return min(len(held), len(wanted))
+
+
+def _chunks(rows: Sequence[Row], limit: int) -> Iterator[Sequence[Row]]:
+    """Cut ``rows`` where tokens and soft tokens meet, and into pieces of at most ``limit``."""
+    start = 0
+    for i in range(1, len(rows) + 1):
+        full = i - start == limit
+        if i == len(rows) or full or type(rows[i]) is not type(rows[start]):
+            yield rows[start:i]
+            start = i

@@ -1,0 +1,454 @@
+"""The language model: segments of text and soft tokens in; text, logits and scores out.
+
+``LLM`` remembers what its context holds, so a prompt that begins like the last one is not decoded
+twice. The book-keeping is in ``_context.py``, the calls into llama.cpp in ``_llama.py``.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from types import TracebackType
+from typing import Literal, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ppedge import _llama
+from ppedge._context import Context, Prompt, Row
+from ppedge._ggml import AbortFlag
+from ppedge.errors import ModelError
+from ppedge.fingerprint import Fingerprint, fingerprint
+from ppedge.gguf import Gguf
+from ppedge.prompt import Segment, Soft
+from ppedge.sampling import MAX_SEED, Sampling, TextStream
+
+Finish = Literal["stop", "length", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How likely a model finds a continuation.
+
+    Attributes:
+        option: the continuation.
+        logprob: natural log of its probability, the sum over its tokens.
+        tokens: how many tokens it has.
+    """
+
+    option: str
+    logprob: float
+    tokens: int
+
+    @property
+    def mean(self) -> float:
+        """Log-probability per token, to compare options of different length."""
+        return self.logprob / self.tokens
+
+
+class Cancel:
+    """A switch that ends the work it was handed to, from any thread."""
+
+    def __init__(self) -> None:
+        """Begin unset."""
+        self._flag = AbortFlag()
+
+    def set(self) -> None:
+        """End the work promptly, even in the middle of decoding a long prompt."""
+        self._flag.set()
+
+    def is_set(self) -> bool:
+        """Tell whether ``set`` was called."""
+        return self._flag.is_set()
+
+
+class LLM:
+    """A GGUF language model that takes soft tokens beside text; a context manager.
+
+    Calls from several threads wait for each other. Soft tokens are given at the scale of the
+    model's own embedding rows; what the architecture multiplies by, this class applies.
+
+    Attributes:
+        path: the GGUF file.
+        architecture: ``general.architecture`` of the file.
+        n_embd: width of a soft token.
+        n_vocab: number of tokens.
+        n_ctx: positions that fit: as asked, but no more than the model was trained for.
+        embedding_scale: what embedding rows are multiplied by on the way in, found by trial.
+        has_encoder: whether this is an encoder-decoder model; the segments are its encoder's.
+        fingerprint: what a plug compares itself with.
+
+    Args:
+        path: a GGUF file.
+        n_ctx: positions wanted.
+        n_batch: positions decoded at once.
+        n_threads: CPU threads; None takes what this process may use, half of it above four.
+        verbose: let llama.cpp write to stderr.
+
+    Raises:
+        ModelError: the file is missing, damaged or not supported.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        n_ctx: int = 2048,
+        n_batch: int = 512,
+        n_threads: int | None = None,
+        verbose: bool = False,
+    ) -> None:
+        """Check the file, load it, and find out how soft tokens must be fed."""
+        for name, value in (("n_ctx", n_ctx), ("n_batch", n_batch), ("n_threads", n_threads)):
+            if value is not None and not 1 <= value < 2**31:
+                raise ModelError(f"{name} must be at least 1, not {value}")
+        self.path = Path(path)
+        # Guards the vocabulary and the file against close(), also while the context is busy.
+        self._reading = threading.Lock()
+        self._gguf = Gguf(self.path)
+        try:
+            self.architecture = self._gguf.architecture
+            self.fingerprint: Fingerprint = fingerprint(self._gguf)
+            self.n_embd = self.fingerprint.n_embd
+            self._ensure_writes_text()
+            self._model = _llama.Model(
+                self.path,
+                n_ctx=n_ctx,
+                n_batch=n_batch,
+                n_threads=n_threads or _default_threads(),
+                verbose=verbose,
+            )
+        except BaseException:
+            self._gguf.close()
+            raise
+        self.n_vocab = self._model.n_vocab
+        self.n_ctx = self._model.n_ctx
+        self.has_encoder = self._model.has_encoder
+        try:
+            self._context = Context(self._model, self._gguf)
+        except BaseException:
+            self.close()
+            raise
+        self.embedding_scale = self._context.scale
+
+    def __enter__(self) -> Self:
+        """Return itself; leaving the block closes it."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close it, whatever happened."""
+        self.close()
+
+    def close(self) -> None:
+        """Free the model; waits for a call in progress; safe to call twice."""
+        with self._model.lock, self._reading:
+            self._model.close()
+            self._gguf.close()
+
+    # --- tokens and rows ----------------------------------------------------------------------
+
+    def tokenize(self, text: str, *, special: bool = False) -> list[int]:
+        """Return the token ids of ``text``; no BOS is added.
+
+        Args:
+            text: any text; a lone surrogate is refused.
+            special: recognise control tokens such as ``<|im_end|>`` in it.
+
+        Raises:
+            ModelError: the text is not valid Unicode, or the model is closed.
+        """
+        with self._reading:
+            self._ensure_open()
+            return self._model.tokenize(text, special)
+
+    def tokens(self, segments: Sequence[Segment]) -> list[int]:
+        """Return the ids that the context (or encoder) will hold for ``segments``.
+
+        A BOS comes first if the model's metadata asks for one and none is there; each soft
+        token is -1.
+
+        Raises:
+            ModelError: a soft segment has the wrong shape or is not finite.
+        """
+        return [row if isinstance(row, int) else -1 for row in self._rows(segments)]
+
+    def embedding_rows(self, ids: ArrayLike) -> NDArray[np.float32]:
+        """Return rows of the token embedding matrix, as the GGUF holds them, dequantised.
+
+        Args:
+            ids: token ids, integers [n].
+
+        Returns:
+            float32 [n, n_embd]; as ``Soft`` vectors they stand for exactly these tokens.
+
+        Raises:
+            ModelError: an id is outside the vocabulary, or the model is closed.
+        """
+        with self._reading:
+            self._ensure_open()
+            return self._gguf.embedding_rows(ids)
+
+    # --- what one asks of a model -------------------------------------------------------------
+
+    def prefill(self, segments: Sequence[Segment], *, cancel: Cancel | None = None) -> int:
+        """Decode ``segments`` ahead of time, so that a prompt beginning with them starts sooner.
+
+        Args:
+            segments: a prompt or its beginning; what the context already holds is not repeated.
+            cancel: ends the call early from another thread.
+
+        Returns:
+            How many positions the context now holds: all of them unless cancelled. (An
+            encoder-decoder model counts its encoder's positions, and gains only when the whole
+            prompt is the same.)
+
+        Raises:
+            ModelError: the segments do not fit, or llama.cpp failed.
+        """
+        rows = self._rows(segments)
+        if not rows:
+            return 0
+        prompt = self._prompt(rows)
+        with self._model.lock:
+            self._ensure_open()
+            try:
+                if self._context.count_held(prompt) < len(prompt):
+                    self._context.settle(prompt, (cancel or Cancel())._flag)
+            except _llama.Aborted:
+                pass
+            return self._context.count_held(prompt)
+
+    def logits(self, segments: Sequence[Segment]) -> NDArray[np.float32]:
+        """Return float32 [n_vocab], the logits of the token that would follow ``segments``.
+
+        Raises:
+            ModelError: the segments are empty or do not fit, or llama.cpp failed.
+        """
+        prompt = self._prompt(self._rows(segments))
+        with self._model.lock:
+            self._ensure_open()
+            self._context.settle(prompt, AbortFlag())
+            return self._context.logits()
+
+    def generate(self, segments: Sequence[Segment], sampling: Sampling | None = None) -> Generation:
+        """Write on from ``segments``.
+
+        Args:
+            segments: the prompt; checked at once, decoded when the first piece is asked for.
+            sampling: how to choose tokens and when to end.
+
+        Returns:
+            An iterator over pieces of text.
+
+        Raises:
+            ModelError: the segments are empty or do not fit.
+        """
+        return Generation(self, self._prompt(self._rows(segments)), sampling or Sampling())
+
+    def score(self, segments: Sequence[Segment], options: Sequence[str]) -> list[Score]:
+        """Say how likely each option is to follow ``segments``.
+
+        Each option is tokenized by itself, without control tokens, and starts from the same
+        decoded prefix, so its score does not depend on the other options.
+
+        Returns:
+            One score per option, in order.
+
+        Raises:
+            ModelError: an option has no tokens, something does not fit, or llama.cpp failed.
+        """
+        prompt = self._prompt(self._rows(segments))
+        ids = [self.tokenize(option) for option in options]
+        for option, tokens in zip(options, ids, strict=True):
+            if not tokens:
+                raise ModelError(f"option {option!r} has no tokens to score")
+            # The last token is only looked up, never decoded.
+            self._ensure_room(len(prompt.decoder) + len(tokens) - 1, "the prompt and an option")
+        if not options:
+            return []
+        with self._model.lock:
+            self._ensure_open()
+            logprobs = self._context.logprobs(prompt, ids)
+        return [
+            Score(option, logprob, len(tokens))
+            for option, logprob, tokens in zip(options, logprobs, ids, strict=True)
+        ]
+
+    # --- rows: what segments become -----------------------------------------------------------
+
+    def _rows(self, segments: Sequence[Segment]) -> list[Row]:
+        rows: list[Row] = []
+        with self._reading:
+            self._ensure_open()
+            for i, segment in enumerate(segments):
+                if isinstance(segment, Soft):
+                    rows += [vector.tobytes() for vector in self._checked(segment, i)]
+                else:
+                    rows += self._model.tokenize(segment.text, segment.special)
+            ids = [row if isinstance(row, int) else -1 for row in rows]
+            before, after = self._model.frame(ids)
+        return [*before, *rows, *after]
+
+    def _checked(self, soft: Soft, index: int) -> NDArray[np.float32]:
+        """Return the vectors as the architecture wants them, once their shape and values fit."""
+        vectors = np.asarray(soft.vectors)
+        if vectors.ndim != 2 or vectors.shape[1] != self.n_embd:
+            raise ModelError(
+                f"segment {index}: soft tokens must be [n, {self.n_embd}] for this model, "
+                f"not {list(vectors.shape)}"
+            )
+        with np.errstate(over="ignore"):
+            scaled = vectors.astype(np.float32) * np.float32(self.embedding_scale)
+        if not np.isfinite(scaled).all():
+            row = int(np.argwhere(~np.isfinite(scaled))[0][0])
+            raise ModelError(f"segment {index}: soft token {row} holds a NaN or an infinity")
+        return scaled
+
+    def _prompt(self, rows: list[Row]) -> Prompt:
+        if not rows:
+            raise ModelError("the prompt is empty: the model needs at least one token")
+        self._ensure_room(len(rows), "the prompt")
+        if self.has_encoder:
+            return Prompt(rows, [self._model.decoder_start])
+        return Prompt([], rows)
+
+    def _ensure_writes_text(self) -> None:
+        if not self._gguf.get(f"{self.architecture}.attention.causal", True):
+            raise ModelError(
+                f"{self.path}: models of architecture {self.architecture!r} embed text; "
+                "they cannot write any"
+            )
+
+    def _ensure_room(self, count: int, what: str) -> None:
+        if count > self.n_ctx:
+            raise ModelError(
+                f"{what} takes {count} tokens, and {self.n_ctx} fit; "
+                "shorten it or ask for a larger n_ctx"
+            )
+
+    def _ensure_open(self) -> None:
+        if self._model.closed:
+            raise ModelError(f"{self.path}: this model has been closed")
+
+
+class Generation:
+    """An answer while it is written: iterate over it for pieces of text.
+
+    Attributes:
+        text: what was written so far; whole once iteration has ended.
+        prompt_tokens: positions of the prompt (BOS and soft tokens included).
+        new_tokens: tokens drawn so far, the one that ended the text not counted.
+        finish: "stop" (end of text, or a stop string), "length" (``max_tokens`` or the context is
+            used up), "cancelled", or None while it goes on.
+        seed: the seed in use, also when ``Sampling.seed`` was None.
+        seconds_prefill: time to decode the prompt.
+        seconds_decode: time for the new tokens, waiting for the reader not counted.
+    """
+
+    def __init__(self, llm: LLM, prompt: Prompt, sampling: Sampling) -> None:
+        """Get ready; nothing is decoded before the first piece is asked for."""
+        self._llm = llm
+        self._prompt = prompt
+        self._sampling = sampling
+        self._cancel = Cancel()
+        self.seed = secrets.randbelow(MAX_SEED + 1) if sampling.seed is None else sampling.seed
+        self.text = ""
+        self.prompt_tokens = len(prompt.encoder or prompt.decoder)
+        self.new_tokens = 0
+        self.finish: Finish | None = None
+        self.seconds_prefill = 0.0
+        self.seconds_decode = 0.0
+        self._pieces = self._run()
+
+    def __iter__(self) -> Iterator[str]:
+        """Return itself: a text is written once."""
+        return self
+
+    def __next__(self) -> str:
+        """Return the next piece of text, never empty."""
+        piece = next(self._pieces)
+        self.text += piece
+        return piece
+
+    def read(self) -> str:
+        """Write to the end and return the whole text."""
+        for _ in self:
+            pass
+        return self.text
+
+    def cancel(self) -> None:
+        """End promptly, from any thread; what was written stays."""
+        self._cancel.set()
+
+    def _run(self) -> Iterator[str]:
+        stream = TextStream(self._sampling.stop)
+        sampler = _llama.Sampler(
+            self._llm._model,
+            temperature=self._sampling.temperature,
+            top_k=self._sampling.top_k,
+            top_p=self._sampling.top_p,
+            min_p=self._sampling.min_p,
+            repeat_penalty=self._sampling.repeat_penalty,
+            seed=self.seed,
+        )
+        try:
+            while self.finish is None:
+                if piece := stream.feed(self._next_bytes(sampler)):
+                    yield piece
+                if stream.stopped:
+                    self.finish = "stop"
+            if rest := stream.finish():
+                yield rest
+        finally:
+            sampler.close()
+
+    def _next_bytes(self, sampler: _llama.Sampler) -> bytes:
+        """Draw one token and return its bytes; sets ``finish`` when there is none to come."""
+        held, llm = self._prompt.decoder, self._llm
+        if self.new_tokens >= self._sampling.max_tokens or len(held) > llm.n_ctx:
+            self.finish = "length"
+            return b""
+        with llm._model.lock:
+            llm._ensure_open()
+            try:
+                self._settle()
+            except _llama.Aborted:
+                self.finish = "cancelled"
+                return b""
+            begun = perf_counter()
+            token = sampler.sample()
+            self.seconds_decode += perf_counter() - begun
+            if llm._model.is_end(token):
+                self.finish = "stop"
+                return b""
+            held.append(token)
+            self.new_tokens += 1
+            return llm._model.piece(token)
+
+    def _settle(self) -> None:
+        begun = perf_counter()
+        try:
+            # Each time anew: right also when somebody else used the model in between.
+            self._llm._context.settle(self._prompt, self._cancel._flag)
+        finally:
+            seconds = perf_counter() - begun
+            if self.new_tokens:
+                self.seconds_decode += seconds
+            else:
+                self.seconds_prefill += seconds
+
+
+def _default_threads() -> int:
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    # Decoding waits for memory: beyond a few cores, second hardware threads only get in the way.
+    return (usable or 1) if (usable or 1) <= 4 else max(4, (usable or 1) // 2)
