@@ -134,6 +134,19 @@ def format_time(time: float) -> str:
     return datetime.fromtimestamp(time, UTC).isoformat()
 
 
+def note_line(note: Note) -> str:
+    """One note as one line of JSON that `read_notes` reads back to the same note."""
+    fields: dict[str, object] = {"id": note.id} if note.id else {}
+    if note.time is not None:
+        fields["time"] = note.time
+    if note.input:
+        fields["input"] = note.input
+        fields["output"] = note.output
+    else:
+        fields["text"] = note.output
+    return json.dumps(fields, ensure_ascii=False)
+
+
 def read_notes(
     source: str | Path | IO[bytes] | IO[str], *, skip_bad: bool = False, name: str | None = None
 ) -> NoteReader:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 import threading
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,21 +19,16 @@ from numpy.typing import NDArray
 
 from ppedge.database import Access, sqlite_errors
 from ppedge.errors import StoreError
-from ppedge.files import disk_errors, make_private_directory
-from ppedge.history import Note
-from ppedge.notes_table import FILE_NAME, NotesTable, Selection, State, handle
+from ppedge.files import disk_errors
+from ppedge.history import Note, note_line
+from ppedge.note_vectors import Encode, Progress
+from ppedge.notes_table import FILE_NAME, NotesTable, Selection, handle
 from ppedge.pooling import Pooled, pool
-from ppedge.rows import Layout, RowFile, Space
-from ppedge.store_check import Problem, find_problems
-from ppedge.store_writer import (
-    ChangeReport,
-    Encode,
-    Progress,
-    StoreWriter,
-    create_store,
-    damaged_rows,
-    writing,
-)
+from ppedge.rows import Space
+from ppedge.store_check import find_problems
+from ppedge.store_open import check_fit, current_rows, make_store, tidy
+from ppedge.store_reports import ChangeReport, Problem, Receipt, Stats
+from ppedge.store_writer import StoreWriter, damaged_rows, writing
 
 __all__ = [
     "MUTE",
@@ -55,46 +49,6 @@ PIN_WEIGHT = 8.0
 """A pinned note weighs as much as this many notes like it."""
 
 _BIAS = {PIN: math.log(PIN_WEIGHT), MUTE: -math.inf}
-_OWN_FILES = ("lock", FILE_NAME, FILE_NAME + "-wal", FILE_NAME + "-shm")
-
-
-@dataclass(frozen=True, slots=True)
-class Receipt:
-    """What was forgotten.
-
-    Attributes:
-        ids: the forgotten notes' ids or ``sha256:`` handles, in row order.
-        time: when, ISO 8601 in UTC.
-        store_before: `Persona.store_hash` before.
-        store_after: after; equal to that of a store which never held the notes.
-        notes: in the store now.
-    """
-
-    ids: tuple[str, ...]
-    time: str
-    store_before: str
-    store_after: str
-    notes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Stats:
-    """A store in figures; sizes in bytes, times in Unix seconds."""
-
-    path: str
-    notes: int
-    notes_with_id: int
-    pinned: int
-    muted: int
-    earliest: float | None
-    latest: float | None
-    text_bytes: int
-    disk_bytes: int
-    d_key: int
-    d_value: int
-    encoder_sha256: str
-    plug_sha256: str
-    erased: bool
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -162,18 +116,18 @@ class Persona:
         if not exists:
             if not create or read_only or space is None:
                 raise StoreError(f"{folder}: no persona here; `ppedge notes add` makes one")
-            _create(folder, space, wait)
+            make_store(folder, space, wait)
         access: Access = "read-only" if not os.access(folder, os.W_OK) else "read"
         table = NotesTable(folder, access)
         try:
             with sqlite_errors(table.path):
-                state, rows, problem = _current_rows(folder, table)
+                state, rows, problem = current_rows(folder, table)
             if not damaged:
-                _check_fit(folder, state, space)
+                check_fit(folder, state, space)
                 if problem:
                     raise damaged_rows(rows, problem)
                 if not read_only:
-                    _tidy(folder, state)
+                    tidy(folder, state)
         except BaseException:
             table.close()
             raise
@@ -469,7 +423,7 @@ class Persona:
         self._snapshot = None  # A mapped file cannot be removed on every system.
         with writing(self.path, self._wait, damaged=damaged) as writer:
             if not damaged:
-                _check_fit(self.path, writer.state, self._space)
+                check_fit(self.path, writer.state, self._space)
             yield writer
 
     def _current(self) -> _Snapshot:
@@ -477,7 +431,7 @@ class Persona:
         with self._reading():
             if self._snapshot and self._snapshot.version == self._table.state().version:
                 return self._snapshot
-            state, file, problem = _current_rows(self.path, self._table)
+            state, file, problem = current_rows(self.path, self._table)
             if problem:
                 raise damaged_rows(file, problem)
             rows = file.map(state.n_notes)
@@ -488,69 +442,6 @@ class Persona:
                 bias=_bias(self._table.marks(), state.n_notes),
             )
             return self._snapshot
-
-
-def note_line(note: Note) -> str:
-    """One note as one line of JSON that `read_notes` reads back to the same note."""
-    fields: dict[str, object] = {"id": note.id} if note.id else {}
-    if note.time is not None:
-        fields["time"] = note.time
-    if note.input:
-        fields["input"] = note.input
-        fields["output"] = note.output
-    else:
-        fields["text"] = note.output
-    return json.dumps(fields, ensure_ascii=False)
-
-
-def _create(folder: Path, space: Space, wait: float) -> None:
-    with disk_errors(folder):
-        make_private_directory(folder)
-        strangers = [entry.name for entry in folder.iterdir() if entry.name not in _OWN_FILES]
-        if strangers and strangers != ["rows.0"]:
-            raise StoreError(
-                f"{folder}: holds other files ({strangers[0]}); choose an empty folder"
-            )
-    create_store(folder, space, wait)
-
-
-def _current_rows(folder: Path, table: NotesTable) -> tuple[State, RowFile, str]:
-    """The committed state, its row file, and what is wrong with that file ("" if nothing)."""
-    while True:
-        state = table.state()
-        rows = RowFile(folder, state.generation, state.layout)
-        problem = rows.problem(state.n_notes)
-        # A writer may have replaced the file between the two looks.
-        if not problem or table.state().generation == state.generation:
-            return state, rows, problem
-
-
-def _check_fit(folder: Path, state: State, space: Space | None) -> None:
-    if space is None or space.layout == state.layout:
-        return
-    raise StoreError(
-        f"{folder}: made for {_name(state.layout)}, but this is {_name(space.layout)}; open it "
-        "with its own plug, or run `ppedge notes repair` to encode the notes for this one"
-    )
-
-
-def _name(layout: Layout) -> str:
-    return f"plug {layout.plug_sha256[:12]} (encoder {layout.encoder_sha256[:12]}, " + (
-        f"d_key {layout.d_key}, d_value {layout.d_value})"
-    )
-
-
-def _tidy(folder: Path, state: State) -> None:
-    """Clear away what an interrupted writer left, unless another one is at work."""
-    rows = RowFile(folder, state.generation, state.layout)
-    left_over = (
-        state.erasing
-        or RowFile.generations(folder) != [state.generation]
-        or rows.path.stat().st_size != state.layout.file_bytes(state.n_notes)
-    )
-    if left_over:
-        with suppress(StoreError), writing(folder, timeout=0):
-            pass
 
 
 def _bias(marks: list[tuple[int, int]], n_notes: int) -> NDArray[np.float32] | None:

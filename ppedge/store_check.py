@@ -5,27 +5,12 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from ppedge.files import DIRECTORY_MODE, FILE_MODE
 from ppedge.notes_table import NotesTable, State, handle, identity
 from ppedge.rows import RowFile, Space
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """Something wrong with a store.
-
-    Attributes:
-        message: what, and where; one line.
-        row: the damaged row, from 1, or 0 if it is not about a note's row.
-        repairable: whether `Persona.repair` mends it.
-    """
-
-    message: str
-    row: int = 0
-    repairable: bool = False
+from ppedge.store_reports import Problem
 
 
 def find_problems(folder: Path, table: NotesTable, space: Space | None) -> list[Problem]:

@@ -8,16 +8,13 @@ bytes that the committed state does not speak of; the next writer clears them aw
 
 from __future__ import annotations
 
-import hashlib
-import math
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,43 +22,16 @@ from numpy.typing import NDArray
 from ppedge.database import sqlite_errors
 from ppedge.errors import StoreError
 from ppedge.files import disk_errors, sync_directory, writer_lock
-from ppedge.history import Note, check_text
-from ppedge.notes_table import FILE_NAME, NotesTable, State, handle, identity
-from ppedge.rows import Layout, RowFile, Space, pack_row
-
-Vectors = tuple[NDArray[np.float32], NDArray[np.float32]]
-Encode = Callable[[Sequence[Note]], Iterable[Vectors]]
-"""Yields (key f32 [d_key], value f32 [d_value]) per note, in order. A note's bits must not depend
-on the notes beside it."""
-
-Progress = Callable[[int, int | None], None]
-"""Called with (notes done, notes in all, or None when that is not known)."""
+from ppedge.history import Note
+from ppedge.note_vectors import Encode, Progress, chunks, stage_key, vectors_by_digest
+from ppedge.notes_table import FILE_NAME, NotesTable, State, identity
+from ppedge.rows import Layout, RowFile, Space
+from ppedge.store_reports import ChangeReport
 
 CHUNK_NOTES = 64
 COMMIT_NOTES = 1024
 COMMIT_SECONDS = 1.0
 _BLOCK_ROWS = 1024
-
-
-@dataclass(slots=True)
-class ChangeReport:
-    """What `Persona.add` or `Persona.sync` did, in notes.
-
-    Attributes:
-        added: were not there before.
-        changed: were there under the same id with other content.
-        removed: are there no more (sync only).
-        unchanged: were already there.
-        encoded: went through the encoder; fewer than added + changed if the same text was known.
-        notes: in the store now.
-    """
-
-    added: int = 0
-    changed: int = 0
-    removed: int = 0
-    unchanged: int = 0
-    encoded: int = 0
-    notes: int = 0
 
 
 class Slot(NamedTuple):
@@ -160,7 +130,7 @@ class StoreWriter:
         changed: dict[bytes, Slot] = {}
         total, done = len(notes) if isinstance(notes, Sized) else None, 0
         with self._batches() as commit_when_due:
-            for chunk in _chunks(notes):
+            for chunk in chunks(notes):
                 known = self.table.find([identity(note) for note in chunk])
                 new: dict[bytes, Note] = {}
                 for note in chunk:
@@ -196,7 +166,7 @@ class StoreWriter:
         if kept == order:
             fresh = [slot.note for slot in slots[len(order) :] if slot.note]
             with self._batches() as commit_when_due:
-                for chunk in _chunks(fresh):
+                for chunk in chunks(fresh):
                     report.encoded += self._append(chunk, encode)
                     commit_when_due(len(chunk))
                     progress(self.n_notes, len(slots))
@@ -269,7 +239,9 @@ class StoreWriter:
         """Append new notes within a batch; returns how many were encoded."""
         if not notes:
             return 0
-        vectors, encoded = self._vectors(notes, encode, self.state.layout)
+        vectors, encoded = vectors_by_digest(
+            notes, encode, self.state.layout, self.table, self.rows
+        )
         packed = [vectors[note.digest] for note in notes]
         self.rows.append(self.n_notes, b"".join(packed))
         for note, row in zip(notes, packed, strict=True):
@@ -277,35 +249,11 @@ class StoreWriter:
             self.table.append_row(self.n_notes, self.table.insert(note, zlib.crc32(row)))
         return encoded
 
-    def _vectors(
-        self, notes: Sequence[Note], encode: Encode, layout: Layout
-    ) -> tuple[dict[str, bytes], int]:
-        """Rows by digest, taken from the store where the same text is known; count encoded."""
-        wanted = {note.digest: note for note in notes}
-        found: dict[str, bytes] = {}
-        if layout == self.state.layout:
-            rows = self.table.rows_of_digests([bytes.fromhex(digest) for digest in wanted])
-            for known, (row, crc) in rows.items():
-                data = self.rows.read(row)
-                if zlib.crc32(data) == crc:
-                    found[known.hex()] = data
-        staged = self.table.staged([_stage_key(layout, digest) for digest in wanted])
-        for digest in wanted:
-            if data := staged.get(_stage_key(layout, digest), b""):
-                found[digest] = data
-        missing = [note for digest, note in wanted.items() if digest not in found]
-        pairs = list(encode(missing)) if missing else []
-        if len(pairs) != len(missing):
-            raise StoreError(f"the encoder gave vectors for {len(pairs)} of {len(missing)} notes")
-        for note, (key, value) in zip(missing, pairs, strict=True):
-            found[note.digest] = pack_row(layout, key, value, f'note "{handle(note)}"')
-        return found, len(missing)
-
     # --- rewriting ---
 
     def _plan(self, notes: Iterable[Note]) -> Plan:
         plan = Plan()
-        for chunk in _chunks(notes):
+        for chunk in chunks(notes):
             known = self.table.find([identity(note) for note in chunk])
             for note in chunk:
                 key = identity(note)
@@ -342,10 +290,10 @@ class StoreWriter:
         """Encode notes into the staging table, so that an interrupted change need not again."""
         encoded = done = 0
         with self._batches() as commit_when_due:
-            for chunk in _chunks(notes):
-                vectors, n_encoded = self._vectors(chunk, encode, layout)
+            for chunk in chunks(notes):
+                vectors, n_encoded = vectors_by_digest(chunk, encode, layout, self.table, self.rows)
                 for digest, row in vectors.items():
-                    self.table.stage(_stage_key(layout, digest), row)
+                    self.table.stage(stage_key(layout, digest), row)
                 commit_when_due(len(chunk))
                 encoded, done = encoded + n_encoded, done + len(chunk)
                 progress(done, total)
@@ -394,7 +342,7 @@ class StoreWriter:
             part = slots[start : start + _BLOCK_ROWS]
             # Staged rows stand in for themselves as row 0, and are put in place below.
             block = old[[0 if slot.digest else row_of[slot.num] for slot in part]]
-            keys = [_stage_key(layout, slot.digest) if slot.digest else b"" for slot in part]
+            keys = [stage_key(layout, slot.digest) if slot.digest else b"" for slot in part]
             staged = self.table.staged({key for key in keys if key})
             for i, key in enumerate(keys):
                 if key:
@@ -434,32 +382,6 @@ def damaged_rows(rows: RowFile, problem: str) -> StoreError:
         f"{rows.path} {problem}; the text of your notes is safe: "
         "run `ppedge notes repair` to encode the damaged rows again"
     )
-
-
-def _chunks(notes: Iterable[Note]) -> Iterator[list[Note]]:
-    walk = iter(notes)
-    while chunk := [_checked(note) for note in islice(walk, CHUNK_NOTES)]:
-        yield chunk
-
-
-def _checked(note: Note) -> Note:
-    """Refuse a note that the store could not give back as it came."""
-
-    def refuse(what: str, advice: str) -> NoReturn:
-        raise StoreError(f"note {note.id or note.output[:40]!r} {what}; {advice}")
-
-    for text in (note.id, note.input, note.output):
-        check_text(text, refuse)
-    if not note.output.strip():
-        refuse("has an empty output", "leave it out")
-    if note.time is not None and not math.isfinite(note.time):
-        refuse(f"has the time {note.time}", "give Unix seconds or None")
-    return note
-
-
-def _stage_key(layout: Layout, digest: str) -> bytes:
-    framed = f"{layout.encoder_sha256}\n{layout.plug_sha256}\n{digest}"
-    return hashlib.sha256(framed.encode()).digest()
 
 
 def _check_repeat(earlier: Slot, later: Slot, note: Note) -> None:

@@ -1,0 +1,71 @@
+"""What happens when a persona store is opened: creation, checks, clearing up."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+from ppedge.errors import StoreError
+from ppedge.files import disk_errors, make_private_directory
+from ppedge.notes_table import FILE_NAME, NotesTable, State
+from ppedge.rows import Layout, RowFile, Space
+from ppedge.store_writer import create_store, writing
+
+_OWN_FILES = ("lock", FILE_NAME, FILE_NAME + "-wal", FILE_NAME + "-shm")
+
+
+def make_store(folder: Path, space: Space, wait: float) -> None:
+    """Make an empty store in ``folder``, which is new, empty, or a creation cut short.
+
+    Raises:
+        StoreError: the folder holds other files, or cannot be written.
+    """
+    with disk_errors(folder):
+        make_private_directory(folder)
+        strangers = [entry.name for entry in folder.iterdir() if entry.name not in _OWN_FILES]
+        if strangers and strangers != ["rows.0"]:
+            raise StoreError(
+                f"{folder}: holds other files ({strangers[0]}); choose an empty folder"
+            )
+    create_store(folder, space, wait)
+
+
+def current_rows(folder: Path, table: NotesTable) -> tuple[State, RowFile, str]:
+    """The committed state, its row file, and what is wrong with that file ("" if nothing)."""
+    while True:
+        state = table.state()
+        rows = RowFile(folder, state.generation, state.layout)
+        problem = rows.problem(state.n_notes)
+        # A writer may have replaced the file between the two looks.
+        if not problem or table.state().generation == state.generation:
+            return state, rows, problem
+
+
+def check_fit(folder: Path, state: State, space: Space | None) -> None:
+    """Refuse a store that was made for another plug than ``space``'s (None fits all)."""
+    if space is None or space.layout == state.layout:
+        return
+    raise StoreError(
+        f"{folder}: made for {_name(state.layout)}, but this is {_name(space.layout)}; open it "
+        "with its own plug, or run `ppedge notes repair` to encode the notes for this one"
+    )
+
+
+def _name(layout: Layout) -> str:
+    return f"plug {layout.plug_sha256[:12]} (encoder {layout.encoder_sha256[:12]}, " + (
+        f"d_key {layout.d_key}, d_value {layout.d_value})"
+    )
+
+
+def tidy(folder: Path, state: State) -> None:
+    """Clear away what an interrupted writer left, unless another one is at work."""
+    rows = RowFile(folder, state.generation, state.layout)
+    with suppress(StoreError, FileNotFoundError):
+        left_over = (
+            state.erasing
+            or RowFile.generations(folder) != [state.generation]
+            or rows.path.stat().st_size != state.layout.file_bytes(state.n_notes)
+        )
+        if left_over:
+            with writing(folder, timeout=0):
+                pass
