@@ -1,5 +1,6 @@
 /* AVX2 + FMA + F16C: 8 lanes. This file alone is built with those instructions. */
 #include <immintrin.h>
+#include <stdint.h>
 
 #define LANES 8
 #define KERNELS ppedge_kernels_avx2
@@ -46,6 +47,25 @@ static inline vec load_bf16(const char *at) {
 
 static inline vec load_i8(const char *at) {
     return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)at)));
+}
+
+#define HAS_INTEGER_DOT
+
+typedef __m256i ivec;
+
+static inline ivec ivec_zero(void) { return _mm256_setzero_si256(); }
+
+static inline ivec ivec_madd(ivec sum, const int16_t *query, const char *at) {
+    const __m256i row = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)at));
+    const __m256i products = _mm256_madd_epi16(_mm256_loadu_si256((const __m256i *)query), row);
+    return _mm256_add_epi32(sum, products);
+}
+
+static inline int32_t ivec_sum(ivec a, ivec b) {
+    const __m256i both = _mm256_add_epi32(a, b);
+    __m128i half = _mm_add_epi32(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1));
+    half = _mm_add_epi32(half, _mm_shuffle_epi32(half, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(half, _mm_shuffle_epi32(half, 0xb1)));
 }
 
 #include "kernels_simd.h"

@@ -1,5 +1,6 @@
 /* AVX-512 F + BW + DQ + VL: 16 lanes. This file alone is built with those instructions. */
 #include <immintrin.h>
+#include <stdint.h>
 
 #define LANES 16
 #define KERNELS ppedge_kernels_avx512
@@ -38,6 +39,21 @@ static inline vec load_bf16(const char *at) {
 
 static inline vec load_i8(const char *at) {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)at)));
+}
+
+#define HAS_INTEGER_DOT
+
+typedef __m512i ivec;
+
+static inline ivec ivec_zero(void) { return _mm512_setzero_si512(); }
+
+static inline ivec ivec_madd(ivec sum, const int16_t *query, const char *at) {
+    const __m512i row = _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)at));
+    return _mm512_add_epi32(sum, _mm512_madd_epi16(_mm512_loadu_si512(query), row));
+}
+
+static inline int32_t ivec_sum(ivec a, ivec b) {
+    return _mm512_reduce_add_epi32(_mm512_add_epi32(a, b));
 }
 
 #include "kernels_simd.h"

@@ -10,6 +10,7 @@
  * well and many interleaved ones badly, and the accumulator stays in the first-level cache.
  */
 #include <math.h>
+#include <stdint.h>
 #include <string.h>
 
 #include "kernels.h"
@@ -17,6 +18,16 @@
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 
 typedef vec load_fn(const char *at);
+
+/* Rows mostly follow one another, and the hardware prefetcher stops at each page's end: asking this
+ * far ahead hides that. Reaching past the last row is harmless, a prefetch never faults. */
+enum { PREFETCH_BYTES = 2048, LINE_BYTES = 64 };
+
+ALWAYS_INLINE void prefetch(const char *at, size_t bytes) {
+    for (size_t line = 0; line < bytes; line += LINE_BYTES) {
+        __builtin_prefetch((const void *)((uintptr_t)at + line + PREFETCH_BYTES));
+    }
+}
 
 /* tail_mask + r is a vector whose last r lanes are 1 and whose other lanes are 0. */
 static const float tail_ones[2 * LANES] = {
@@ -44,6 +55,7 @@ ALWAYS_INLINE float dot_row(load_fn *load, size_t size, const float *query, vec 
     size_t j = 0;
     for (; j + 4 * LANES <= width; j += 4 * LANES) {
         const char *at = row + j * size;
+        prefetch(at, 4 * LANES * size);
         sum0 = vec_fma(vec_load(query + j), load(at), sum0);
         sum1 = vec_fma(vec_load(query + j + LANES), load(at + LANES * size), sum1);
         sum2 = vec_fma(vec_load(query + j + 2 * LANES), load(at + 2 * LANES * size), sum2);
@@ -76,16 +88,27 @@ ALWAYS_INLINE void dot_rows(load_fn *load, size_t size, const float *query, cons
     }
 }
 
+ALWAYS_INLINE void add_scaled(load_fn *load, vec weight, const char *at, float *acc) {
+    vec_store(acc, vec_fma(weight, load(at), vec_load(acc)));
+}
+
 ALWAYS_INLINE void accumulate_row(load_fn *load, size_t size, vec weight, vec weight_tail,
                                   const char *row, size_t width, float *acc) {
     size_t j = 0;
+    for (; j + 4 * LANES <= width; j += 4 * LANES) {
+        const char *at = row + j * size;
+        prefetch(at, 4 * LANES * size);
+        add_scaled(load, weight, at, acc + j);
+        add_scaled(load, weight, at + LANES * size, acc + j + LANES);
+        add_scaled(load, weight, at + 2 * LANES * size, acc + j + 2 * LANES);
+        add_scaled(load, weight, at + 3 * LANES * size, acc + j + 3 * LANES);
+    }
     for (; j + LANES <= width; j += LANES) {
-        vec_store(acc + j, vec_fma(weight, load(row + j * size), vec_load(acc + j)));
+        add_scaled(load, weight, row + j * size, acc + j);
     }
     if (j < width) {
         /* the last LANES elements again; weight_tail is 0 where they were already added */
-        j = width - LANES;
-        vec_store(acc + j, vec_fma(weight_tail, load(row + j * size), vec_load(acc + j)));
+        add_scaled(load, weight_tail, row + (width - LANES) * size, acc + width - LANES);
     }
 }
 
@@ -111,20 +134,31 @@ ALWAYS_INLINE void accumulate_rows(load_fn *load, size_t size, const float *weig
     }
 }
 
-#define DEFINE_ROW_KERNELS(dtype, size)                                                          \
+#define DEFINE_DOT(dtype, size)                                                                  \
     static void dot_##dtype(const float *query, const char *rows, size_t stride, size_t n,       \
                             size_t width, float *out) {                                          \
         dot_rows(load_##dtype, size, query, rows, stride, n, width, out);                        \
-    }                                                                                            \
+    }
+
+#define DEFINE_ACCUMULATE(dtype, size)                                                           \
     static void accumulate_##dtype(const float *weights, const char *rows, size_t stride,        \
                                    size_t n, size_t width, float *acc) {                         \
         accumulate_rows(load_##dtype, size, weights, rows, stride, n, width, acc);               \
     }
 
-DEFINE_ROW_KERNELS(f32, 4)
-DEFINE_ROW_KERNELS(f16, 2)
-DEFINE_ROW_KERNELS(bf16, 2)
-DEFINE_ROW_KERNELS(i8, 1)
+DEFINE_DOT(f32, 4)
+DEFINE_DOT(f16, 2)
+DEFINE_DOT(bf16, 2)
+#ifdef HAS_INTEGER_DOT
+#include "kernels_integer_dot.h"
+#else
+DEFINE_DOT(i8, 1)
+#endif
+
+DEFINE_ACCUMULATE(f32, 4)
+DEFINE_ACCUMULATE(f16, 2)
+DEFINE_ACCUMULATE(bf16, 2)
+DEFINE_ACCUMULATE(i8, 1)
 
 /* exp(x) for x <= 0: 2^k * e^r with k = round(x / ln 2), |r| <= ln 2 / 2. The polynomial is the
  * Taylor series of e^r to the 7th power, whose next term is below 6e-9 there. */

@@ -14,15 +14,15 @@
 #include "kernels.h"
 #include "platform.h"
 
-enum { TILE_ROWS = 32, BLOCK_ROWS = 1024, MAX_CHUNKS = 64, MAX_THREADS = MAX_CHUNKS };
+enum { TILE_ROWS = 64, BLOCK_ROWS = 1024, MAX_CHUNKS = 64, MAX_THREADS = MAX_CHUNKS };
 
 _Static_assert(TILE_ROWS % PPEDGE_LANES_MAX == 0, "exp_sum takes whole vectors");
 
 /* Below this many bytes of rows, starting a thread takes longer than it saves. */
 static const size_t THREAD_BYTES = (size_t)1 << 20;
 
-/* The floats of one (query, head) in a partial: maximum, sum, accumulator. */
-enum { MAXIMUM = 0, SUM = 1, ACCUMULATOR = 2 };
+/* Accumulators that start on a cache line make every vector access of theirs a single one. */
+enum { LINE_BYTES = 64, LINE_FLOATS = LINE_BYTES / sizeof(float) };
 
 static ppedge_status fail(ppedge_fault *fault, ppedge_status status, const char *field, size_t row,
                           size_t column) {
@@ -101,10 +101,12 @@ static ppedge_status check_args(const ppedge_pool_args *args, ppedge_fault *faul
     if (!isfinite(args->scale)) {
         return fail_field(fault, PPEDGE_NOT_FINITE, "scale");
     }
-    /* a head has at least one value column, so that its record is at most 3 floats a column */
+    /* a head has at least one value column, so that its partial is at most 3 floats a column, and
+     * rounding that up to whole lines at most LINE_FLOATS times as many */
     const size_t d_v = args->values.width;
+    const size_t most_bytes = 3 * sizeof(float) * LINE_FLOATS;
     if (!product_fits(args->n_queries, args->keys.width, sizeof(float), 1) ||
-        !product_fits(args->n_queries, d_v, 3 * sizeof(float), MAX_CHUNKS + MAX_THREADS) ||
+        !product_fits(args->n_queries, d_v, most_bytes, MAX_CHUNKS + MAX_THREADS + 1) ||
         !product_fits(args->n_queries, args->n_heads, args->n_rows, sizeof(float))) {
         return fail_field(fault, PPEDGE_BAD_SHAPE, "queries");
     }
@@ -177,37 +179,63 @@ static ppedge_status blame_value(const ppedge_pool_args *args, ppedge_fault *fau
 
 /* --- partials -------------------------------------------------------------------------------- */
 
-static size_t record_floats(const ppedge_pool_args *args) {
-    return ACCUMULATOR + args->values.width / args->n_heads;
+/* The parts of a partial; pool.h gives their order. */
+typedef struct partial_view {
+    float *accumulators; /* [n_queries, n_heads, d_v / n_heads] */
+    float *maxima;       /* [n_queries, n_heads] */
+    float *sums;         /* [n_queries, n_heads] */
+} partial_view;
+
+static size_t count_heads(const ppedge_pool_args *args) { return args->n_queries * args->n_heads; }
+
+static partial_view view_of(const ppedge_pool_args *args, float *partial) {
+    float *maxima = partial + args->n_queries * args->values.width;
+    return (partial_view){partial, maxima, maxima + count_heads(args)};
 }
 
 static size_t partial_floats(const ppedge_pool_args *args) {
-    return args->n_queries * args->n_heads * record_floats(args);
+    return args->n_queries * args->values.width + 2 * count_heads(args);
 }
 
 size_t ppedge_partial_size(const ppedge_pool_args *args) {
     return check_args(args, NULL) == PPEDGE_OK ? partial_floats(args) : 0;
 }
 
+/* Scratch of `count` partials, each on lines of its own; free() what goes into *allocation. */
+static float *allocate_partials(const ppedge_pool_args *args, size_t count, size_t *stride,
+                                void **allocation) {
+    *stride = (partial_floats(args) + LINE_FLOATS - 1) / LINE_FLOATS * LINE_FLOATS;
+    *allocation = malloc(count * *stride * sizeof(float) + LINE_BYTES);
+    if (*allocation == NULL) {
+        return NULL;
+    }
+    const uintptr_t past_line = (uintptr_t)*allocation % LINE_BYTES;
+    return (float *)((char *)*allocation + (past_line == 0 ? 0 : LINE_BYTES - past_line));
+}
+
 static void clear_partial(const ppedge_pool_args *args, float *partial) {
-    const size_t size = record_floats(args);
     memset(partial, 0, partial_floats(args) * sizeof *partial);
-    for (size_t i = 0; i < args->n_queries * args->n_heads; i++) {
-        partial[i * size + MAXIMUM] = -INFINITY;
+    const partial_view p = view_of(args, partial);
+    for (size_t i = 0; i < count_heads(args); i++) {
+        p.maxima[i] = -INFINITY;
     }
 }
 
 void ppedge_partial_merge(const ppedge_pool_args *args, float *into, const float *from) {
-    const size_t size = record_floats(args);
-    for (size_t i = 0; i < args->n_queries * args->n_heads; i++, into += size, from += size) {
-        const float maximum = fmaxf(into[MAXIMUM], from[MAXIMUM]);
+    const size_t width = args->values.width / args->n_heads;
+    const partial_view to = view_of(args, into);
+    const float *from_maxima = from + (to.maxima - into);
+    const float *from_sums = from + (to.sums - into);
+    for (size_t i = 0; i < count_heads(args); i++) {
+        const float maximum = fmaxf(to.maxima[i], from_maxima[i]);
         if (maximum == -INFINITY) {
             continue; /* neither has seen a row */
         }
-        const float keep = expf(into[MAXIMUM] - maximum);
-        const float add = expf(from[MAXIMUM] - maximum);
-        into[MAXIMUM] = maximum;
-        for (size_t j = SUM; j < size; j++) {
+        const float keep = expf(to.maxima[i] - maximum);
+        const float add = expf(from_maxima[i] - maximum);
+        to.maxima[i] = maximum;
+        to.sums[i] = to.sums[i] * keep + from_sums[i] * add;
+        for (size_t j = i * width; j < (i + 1) * width; j++) {
             into[j] = into[j] * keep + from[j] * add;
         }
     }
@@ -248,16 +276,16 @@ static float *weights_of(const ppedge_pool_args *args, size_t query, size_t head
     return args->weights + (query * args->n_heads + head) * args->n_rows;
 }
 
-static void rescale(float *record, size_t size, float maximum) {
-    const float factor = expf(record[MAXIMUM] - maximum);
-    record[MAXIMUM] = maximum;
-    for (size_t j = SUM; j < size; j++) {
-        record[j] *= factor;
+static float max_of(const float *scores, size_t n) {
+    float maximum = scores[0];
+    for (size_t i = 1; i < n; i++) {
+        maximum = scores[i] > maximum ? scores[i] : maximum;
     }
+    return maximum;
 }
 
 static ppedge_status pool_tile(const ppedge_pool_args *args, const ppedge_kernels *kernels,
-                               const tile *t, float *record, ppedge_fault *fault) {
+                               const tile *t, const partial_view *p, ppedge_fault *fault) {
     float scores[TILE_ROWS];
     const ppedge_status status = score_tile(args, kernels, t, scores, fault);
     if (status != PPEDGE_OK) {
@@ -266,32 +294,33 @@ static ppedge_status pool_tile(const ppedge_pool_args *args, const ppedge_kernel
     if (args->weights != NULL) {
         memcpy(weights_of(args, t->query, t->head) + t->first, scores, t->n * sizeof *scores);
     }
-    float maximum = scores[0];
-    for (size_t i = 1; i < t->n; i++) {
-        maximum = scores[i] > maximum ? scores[i] : maximum;
-    }
-    if (maximum > record[MAXIMUM]) {
-        rescale(record, record_floats(args), maximum);
+    const ppedge_rows *values = &args->values;
+    const size_t width = values->width / args->n_heads;
+    const size_t record = t->query * args->n_heads + t->head;
+    float *accumulator = p->accumulators + record * width;
+    const float maximum = max_of(scores, t->n);
+    if (maximum > p->maxima[record]) {
+        const float keep = expf(p->maxima[record] - maximum);
+        p->maxima[record] = maximum;
+        p->sums[record] *= keep;
+        for (size_t j = 0; j < width; j++) {
+            accumulator[j] *= keep;
+        }
     }
     for (size_t i = t->n; i < TILE_ROWS; i++) {
         scores[i] = -INFINITY; /* weighs nothing */
     }
-    record[SUM] += kernels->exp_sum(scores, TILE_ROWS, record[MAXIMUM]);
-    const ppedge_rows *values = &args->values;
-    if (values->scales != NULL) {
-        for (size_t i = 0; i < t->n; i++) {
-            scores[i] *= values->scales[t->first + i];
-        }
+    p->sums[record] += kernels->exp_sum(scores, TILE_ROWS, p->maxima[record]);
+    for (size_t i = 0; values->scales != NULL && i < t->n; i++) {
+        scores[i] *= values->scales[t->first + i];
     }
-    const size_t width = values->width / args->n_heads;
     const char *rows = row_at(values, t->first) + t->head * width * ppedge_dtype_size(values->dtype);
-    kernels->accumulate[values->dtype](scores, rows, values->stride, t->n, width,
-                                       record + ACCUMULATOR);
+    kernels->accumulate[values->dtype](scores, rows, values->stride, t->n, width, accumulator);
     return PPEDGE_OK;
 }
 
 static void mark_masked(const ppedge_pool_args *args, size_t row) {
-    for (size_t i = 0; args->weights != NULL && i < args->n_queries * args->n_heads; i++) {
+    for (size_t i = 0; args->weights != NULL && i < count_heads(args); i++) {
         args->weights[i * args->n_rows + row] = -INFINITY;
     }
 }
@@ -311,13 +340,12 @@ static size_t next_run(const ppedge_pool_args *args, size_t *first, size_t last)
 static ppedge_status pool_block(const ppedge_pool_args *args, const ppedge_kernels *kernels,
                                 size_t first, size_t last, float *partial, ppedge_fault *fault) {
     clear_partial(args, partial);
-    const size_t size = record_floats(args);
+    const partial_view p = view_of(args, partial);
     tile t = {.first = first};
     for (; (t.n = next_run(args, &t.first, last)) != 0; t.first += t.n) {
-        float *record = partial;
         for (t.query = 0; t.query < args->n_queries; t.query++) {
-            for (t.head = 0; t.head < args->n_heads; t.head++, record += size) {
-                const ppedge_status status = pool_tile(args, kernels, &t, record, fault);
+            for (t.head = 0; t.head < args->n_heads; t.head++) {
+                const ppedge_status status = pool_tile(args, kernels, &t, &p, fault);
                 if (status != PPEDGE_OK) {
                     return status;
                 }
@@ -378,12 +406,14 @@ ppedge_status ppedge_pool_partial(const ppedge_pool_args *args, size_t first, si
     if (first > last || last > args->n_rows) {
         return fail_field(fault, PPEDGE_BAD_SHAPE, "last");
     }
-    float *scratch = malloc(partial_floats(args) * sizeof *scratch);
+    size_t stride;
+    void *allocation;
+    float *scratch = allocate_partials(args, 1, &stride, &allocation);
     if (scratch == NULL) {
         return fail_field(fault, PPEDGE_NO_MEMORY, "");
     }
     status = pool_range(args, kernels, first, last, partial, scratch, fault);
-    free(scratch);
+    free(allocation);
     return status;
 }
 
@@ -406,26 +436,25 @@ static void scores_to_weights(float *scores, size_t n, float maximum, float sum,
 
 static ppedge_status finish(const ppedge_pool_args *args, const ppedge_kernels *kernels,
                             const float *partial, ppedge_fault *fault) {
-    const size_t size = record_floats(args);
-    const size_t width = size - ACCUMULATOR;
-    for (size_t i = 0; i < args->n_queries * args->n_heads; i++) {
-        const float *record = partial + i * size;
-        if (record[MAXIMUM] == -INFINITY) {
+    const size_t width = args->values.width / args->n_heads;
+    const float *maxima = partial + args->n_queries * args->values.width;
+    const float *sums = maxima + count_heads(args);
+    for (size_t i = 0; i < count_heads(args); i++) {
+        if (maxima[i] == -INFINITY) {
             return fail_field(fault, PPEDGE_ALL_MASKED, "bias");
         }
-        for (size_t j = 0; j < width; j++) {
-            const float pooled = record[ACCUMULATOR + j] / record[SUM];
-            if (!isfinite(pooled)) {
+        for (size_t j = i * width; j < (i + 1) * width; j++) {
+            args->out[j] = partial[j] / sums[i];
+            if (!isfinite(args->out[j])) {
                 return blame_value(args, fault);
             }
-            args->out[i * width + j] = pooled;
         }
         if (args->log_sum_exp != NULL) {
-            args->log_sum_exp[i] = (float)((double)record[MAXIMUM] + log((double)record[SUM]));
+            args->log_sum_exp[i] = (float)((double)maxima[i] + log((double)sums[i]));
         }
         if (args->weights != NULL) {
-            scores_to_weights(args->weights + i * args->n_rows, args->n_rows, record[MAXIMUM],
-                              record[SUM], kernels);
+            scores_to_weights(args->weights + i * args->n_rows, args->n_rows, maxima[i], sums[i],
+                              kernels);
         }
     }
     return PPEDGE_OK;
@@ -458,6 +487,7 @@ typedef struct job {
     int n_chunks;
     ppedge_atomic_int next_chunk;
     ppedge_atomic_int next_scratch;
+    size_t stride;   /* floats from one partial to the next */
     float *partials; /* one a chunk */
     float *scratch;  /* one a thread */
     chunk_result results[MAX_CHUNKS];
@@ -465,15 +495,14 @@ typedef struct job {
 
 static void take_chunks(job *j) {
     const ppedge_pool_args *args = j->args;
-    const size_t size = partial_floats(args);
-    float *scratch = j->scratch + (size_t)ppedge_atomic_next(&j->next_scratch) * size;
+    float *scratch = j->scratch + (size_t)ppedge_atomic_next(&j->next_scratch) * j->stride;
     for (int c; (c = ppedge_atomic_next(&j->next_chunk)) < j->n_chunks;) {
         const size_t first = (size_t)c * j->chunk_rows;
         const size_t left = args->n_rows - first;
         const size_t last = first + (left < j->chunk_rows ? left : j->chunk_rows);
         chunk_result *result = &j->results[c];
-        result->status = pool_range(args, j->kernels, first, last, j->partials + (size_t)c * size,
-                                    scratch, &result->fault);
+        result->status = pool_range(args, j->kernels, first, last,
+                                    j->partials + (size_t)c * j->stride, scratch, &result->fault);
     }
 }
 
@@ -517,12 +546,12 @@ ppedge_status ppedge_pool(const ppedge_pool_args *args, ppedge_fault *fault) {
     }
     split_rows(&j, args->n_rows);
     const int n_threads = threads_for(args, j.n_chunks);
-    const size_t size = partial_floats(args);
-    j.partials = malloc((size_t)(j.n_chunks + n_threads) * size * sizeof *j.partials);
+    void *allocation;
+    j.partials = allocate_partials(args, (size_t)(j.n_chunks + n_threads), &j.stride, &allocation);
     if (j.partials == NULL) {
         return fail_field(fault, PPEDGE_NO_MEMORY, "");
     }
-    j.scratch = j.partials + (size_t)j.n_chunks * size;
+    j.scratch = j.partials + (size_t)j.n_chunks * j.stride;
     run_job(&j, n_threads);
     for (int c = 0; c < j.n_chunks && status == PPEDGE_OK; c++) {
         status = j.results[c].status;
@@ -530,12 +559,12 @@ ppedge_status ppedge_pool(const ppedge_pool_args *args, ppedge_fault *fault) {
             *fault = j.results[c].fault;
         }
         if (status == PPEDGE_OK && c > 0) {
-            ppedge_partial_merge(args, j.partials, j.partials + (size_t)c * size);
+            ppedge_partial_merge(args, j.partials, j.partials + (size_t)c * j.stride);
         }
     }
     if (status == PPEDGE_OK) {
         status = finish(args, j.kernels, j.partials, fault);
     }
-    free(j.partials);
+    free(allocation);
     return status;
 }

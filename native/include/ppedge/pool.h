@@ -132,12 +132,13 @@ typedef struct ppedge_pool_args {
 } ppedge_pool_args;
 
 /* Pools. `fault` may be NULL. Allocates scratch of at most
- * (64 + n_threads) * ppedge_partial_size() floats, and frees it before it returns. */
+ * (64 + min(n_threads, 64)) * (ppedge_partial_size() + 16) floats, and frees it again. */
 PPEDGE_API ppedge_status ppedge_pool(const ppedge_pool_args *args, ppedge_fault *fault);
 
 /* The pieces, for a caller that splits the rows by itself: one partial for each range of rows,
- * merged in any fixed order, then finished. A partial holds, for each query and head in turn,
- * the floats [maximum, sum, accumulator[d_v / n_heads]].
+ * merged in any order, then finished. A partial is an array of floats: the accumulators
+ * [n_queries, d_v], the maxima [n_queries, n_heads] and the sums [n_queries, n_heads]. Where it
+ * starts on a cache line, pooling into it is faster.
  *
  * ppedge_partial_size: floats in a partial, or 0 where `args` would be refused.
  * ppedge_pool_partial: pools rows first .. last-1 into `partial` (overwritten). Where
