@@ -174,7 +174,8 @@ class Context:
                 self._model.clear()
                 return float(scale)
         raise ModelError(
-            f"models of architecture {self._gguf.architecture!r} cannot take soft tokens: "
+            f"{self._gguf.path}: models of architecture {self._gguf.architecture!r} cannot take "
+            "soft tokens: "
             "llama.cpp treats their embedding input unlike their tokens"
         )
 

@@ -44,7 +44,6 @@ def _binding() -> Any:
 C: Final = _binding()
 
 # enum ggml_log_level
-_WARN: Final = 3
 _ERROR: Final = 4
 _CONTINUED: Final = 5
 
@@ -73,7 +72,7 @@ class Log:
 
     @contextmanager
     def complaints(self) -> Iterator[deque[str]]:
-        """Collect the warnings and errors that this thread's calls log meanwhile."""
+        """Collect the errors that this thread's calls log meanwhile."""
         outer = getattr(self._here, "lines", None)
         self._here.lines = lines = deque[str](maxlen=8)
         try:
@@ -87,7 +86,7 @@ class Log:
         if self.loud and sys.stderr is not None:
             sys.stderr.write(message)
         lines = getattr(self._here, "lines", None)
-        if lines is not None and self._level in (_WARN, _ERROR) and message.strip():
+        if lines is not None and self._level == _ERROR and message.strip():
             lines.append(" ".join(message.split()))
 
 

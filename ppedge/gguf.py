@@ -149,12 +149,24 @@ class Gguf:
             default: returned when the file has no such key.
         """
         span = self._spans.get(key)
-        return default if span is None else self._decode(span)
+        return default if span is None else self._decode(span, key)
 
     def raw(self, key: str) -> bytes | None:
         """Return one metadata value as the bytes that the file holds, or None without the key."""
         span = self._spans.get(key)
         return None if span is None else self._map[span.start : span.end]
+
+    def strings(self, key: str) -> list[bytes]:
+        """Return an array of strings, undecoded; empty if the key is none."""
+        span = self._spans.get(key)
+        if span is None or span.type != _ARRAY or self._u32(span.start) != _STRING:
+            return []
+        values, at, data = [], span.start + 12, self._map
+        for _ in range(self._u64(span.start + 4)):
+            begin = at + 8
+            at = begin + _U64.unpack_from(data, at)[0]
+            values.append(data[begin:at])
+        return values
 
     @property
     def architecture(self) -> str:
@@ -168,7 +180,7 @@ class Gguf:
     def embedding(self) -> Tensor:
         """The token embedding matrix; shape (n_embd, n_vocab)."""
         tensor = self.tensors.get("token_embd.weight")
-        if tensor is None and int(self.get("split.count", 0)) > 1:
+        if tensor is None and self.get("split.count", 0) not in (0, 1):
             raise ModelError(
                 f"{self.path}: this part of a split model holds no token_embd.weight; "
                 "join the parts first with llama-gguf-split --merge"
@@ -259,7 +271,7 @@ class Gguf:
         try:
             for _ in range(count):
                 at += 8 + read(data, at)[0]
-        except struct.error:
+        except (struct.error, OverflowError):
             raise self._short() from None
         return self._inside(at)
 
@@ -308,22 +320,17 @@ class Gguf:
             )
         return Tensor(tensor.shape, tensor.type, start)
 
-    def _decode(self, span: _Span) -> Any:
+    def _decode(self, span: _Span, key: str) -> Any:
         if span.type in _SCALARS:
             return _SCALARS[span.type].unpack_from(self._map, span.start)[0]
         if span.type == _STRING:
             return self._map[span.start + 8 : span.end].decode("utf-8", "replace")
-        item, count = self._u32(span.start), self._u64(span.start + 4)
+        item = self._u32(span.start)
         if item in _SCALARS:
             scalar = _SCALARS[item]
             body = self._map[span.start + 12 : span.end]
             return [value for (value,) in scalar.iter_unpack(body)]
-        values, at = [], span.start + 12
-        for _ in range(count):
-            end = at + 8 + self._u64(at)
-            values.append(self._map[at + 8 : end].decode("utf-8", "replace"))
-            at = end
-        return values
+        return [value.decode("utf-8", "replace") for value in self.strings(key)]
 
     def _name(self, at: int) -> tuple[str, int]:
         size = self._u64(at)

@@ -22,6 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from ppedge import _llama
 from ppedge._context import Context, Prompt, Row
 from ppedge._ggml import AbortFlag
+from ppedge._preflight import ensure_loadable
 from ppedge.errors import ModelError
 from ppedge.fingerprint import Fingerprint, fingerprint
 from ppedge.gguf import Gguf
@@ -115,7 +116,7 @@ class LLM:
             self.architecture = self._gguf.architecture
             self.fingerprint: Fingerprint = fingerprint(self._gguf)
             self.n_embd = self.fingerprint.n_embd
-            self._ensure_writes_text()
+            ensure_loadable(self._gguf)
             self._model = _llama.Model(
                 self.path,
                 n_ctx=n_ctx,
@@ -321,13 +322,6 @@ class LLM:
         if self.has_encoder:
             return Prompt(rows, [self._model.decoder_start])
         return Prompt([], rows)
-
-    def _ensure_writes_text(self) -> None:
-        if not self._gguf.get(f"{self.architecture}.attention.causal", True):
-            raise ModelError(
-                f"{self.path}: models of architecture {self.architecture!r} embed text; "
-                "they cannot write any"
-            )
 
     def _ensure_room(self, count: int, what: str) -> None:
         if count > self.n_ctx:
