@@ -69,5 +69,3 @@ def assert_same_store(one: Persona, other: Persona) -> None:
         assert ours.weights.tobytes() == theirs.weights.tobytes()
         assert ours.log_sum_exp.tobytes() == theirs.log_sum_exp.tobytes()
     assert one.verify() == other.verify() == []
-
-

@@ -414,9 +414,7 @@ def test_threads_pool_while_another_changes_the_store(persona, encode, build):
     notes = make_notes(64)
     persona.add(notes, encode)
     smaller = build([note for note in notes if note.id != "id-0"])
-    allowed = {
-        store.pool(make_query(), scale=1.0).value.tobytes() for store in (persona, smaller)
-    }
+    allowed = {store.pool(make_query(), scale=1.0).value.tobytes() for store in (persona, smaller)}
     done = threading.Event()
     found, errors = set(), []
 
