@@ -6,6 +6,7 @@ things checked here; each was met by loading damaged files (``tests/test_llm_dam
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 from ppedge.errors import ModelError
@@ -13,6 +14,8 @@ from ppedge.gguf import Gguf
 
 # LLAMA_MAX_LAYERS
 _MAX_LAYERS: Final = 512
+# llama.cpp multiplies sizes as 32-bit integers, where larger ones wrap around.
+_MAX_SIZE: Final = 2**31
 
 
 def ensure_loadable(gguf: Gguf) -> None:
@@ -30,8 +33,20 @@ def ensure_loadable(gguf: Gguf) -> None:
     layers = gguf.get(f"{architecture}.block_count")
     if not isinstance(layers, int) or not 1 <= layers <= _MAX_LAYERS:
         raise _damaged(gguf, f"{architecture}.block_count is {layers!r}, not 1 to {_MAX_LAYERS}")
+    _ensure_numbers(gguf, architecture)
     _ensure_rope_sections(gguf, architecture)
     _ensure_vocabulary(gguf)
+
+
+def _ensure_numbers(gguf: Gguf, architecture: str) -> None:
+    for key in gguf.keys:
+        value = gguf.get(key) if key.startswith(f"{architecture}.") else None
+        if isinstance(value, int) and abs(value) >= _MAX_SIZE:
+            raise _damaged(gguf, f"{key} is {value}")
+        if isinstance(value, float) and (
+            not math.isfinite(value) or (key.endswith("epsilon") and value < 0)
+        ):
+            raise _damaged(gguf, f"{key} is {value}")
 
 
 def _ensure_rope_sections(gguf: Gguf, architecture: str) -> None:

@@ -141,6 +141,11 @@ class Gguf:
         """Let the file go; reading afterwards raises ValueError."""
         self._map.close()
 
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Every metadata key, in file order."""
+        return tuple(self._spans)
+
     def get(self, key: str, default: Any = None) -> Any:
         """Return one metadata value: int, float, bool, str, or a list of them.
 

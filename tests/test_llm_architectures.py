@@ -1,0 +1,123 @@
+"""Each architecture feeds soft tokens its own way; embedding rows must stand for their tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ppedge.errors import ModelError
+from ppedge.llm import LLM
+from ppedge.prompt import Soft, Text
+from ppedge.sampling import Sampling
+from tests import tiny_gguf
+
+SCALES = {"llama": 1, "gemma": 1, "gemma2": 1, "gemma3": 8, "qwen2vl": 1, "t5": 1, "mamba": 1}
+# Longer than gemma's window of 16, with a line of text on each side of the soft tokens.
+BEFORE, MIDDLE, AFTER = "bcdfgh" * 3, "jklmn", "pqrs" * 3
+
+
+@pytest.fixture(scope="module", params=SCALES)
+def llm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LLM]:
+    path = tmp_path_factory.mktemp("arch") / f"{request.param}.gguf"
+    with LLM(tiny_gguf.write(path, request.param), n_threads=1) as model:
+        yield model
+
+
+def soft(llm: LLM, text: str) -> Soft:
+    return Soft(llm.embedding_rows(llm.tokenize(text)))
+
+
+def close(found: np.ndarray, wanted: np.ndarray) -> None:
+    """Batches of other sizes sum float32 in another order; a wrong scale is off by 0.1 and more."""
+    np.testing.assert_allclose(found, wanted, atol=2e-5)
+
+
+def test_the_scale_is_found(llm: LLM) -> None:
+    assert llm.embedding_scale == SCALES[llm.architecture]
+
+
+def test_rows_stand_for_their_tokens(llm: LLM) -> None:
+    wanted = llm.logits([Text(BEFORE + MIDDLE + AFTER)])
+    assert llm.tokenize(BEFORE + MIDDLE) == llm.tokenize(BEFORE) + llm.tokenize(MIDDLE)
+    close(llm.logits([soft(llm, BEFORE + MIDDLE + AFTER)]), wanted)
+    close(llm.logits([Text(BEFORE), soft(llm, MIDDLE), Text(AFTER)]), wanted)
+    close(llm.logits([soft(llm, BEFORE), Text(MIDDLE), soft(llm, AFTER)]), wanted)
+
+
+def test_another_scale_would_show(llm: LLM) -> None:
+    wanted = llm.logits([Text(BEFORE + MIDDLE)])
+    rows = soft(llm, MIDDLE).vectors
+    for wrong in (8, 1 / 8):
+        found = llm.logits([Text(BEFORE), Soft(rows * np.float32(wrong))])
+        assert np.abs(found - wanted).max() > 0.1
+
+
+def test_small_batches_change_nothing(llm: LLM) -> None:
+    with LLM(llm.path, n_threads=1, n_batch=5) as small:
+        segments = [Text(BEFORE), soft(llm, MIDDLE * 4), Text(AFTER)]
+        close(small.logits(segments), llm.logits(segments))
+
+
+def test_a_kept_beginning_changes_nothing(llm: LLM) -> None:
+    wanted = llm.logits([Text(BEFORE), soft(llm, MIDDLE), Text(AFTER)])
+    llm.logits([Text(BEFORE), soft(llm, MIDDLE), Text("x" * 30)])
+    close(llm.logits([Text(BEFORE), soft(llm, MIDDLE), Text(AFTER)]), wanted)
+
+
+def test_generation_follows_the_likeliest_tokens(llm: LLM) -> None:
+    prompt, likeliest = llm._prompt(llm._rows([Text(BEFORE), soft(llm, MIDDLE)])), []
+    answer = llm.generate([Text(BEFORE), soft(llm, MIDDLE)], Sampling(temperature=0, max_tokens=6))
+    answer.read()
+    for _ in range(answer.new_tokens):
+        with llm._model.lock:
+            llm._model.clear()
+            llm._context._held, llm._context._encoded = [], []
+            llm._context.settle(prompt, answer._cancel._flag)
+            likeliest.append(int(llm._context.logits().argmax()))
+        prompt.decoder.append(likeliest[-1])
+    assert answer._prompt.decoder[-answer.new_tokens :] == likeliest
+
+
+def test_scores_add_up(llm: LLM) -> None:
+    prompt = [Text(BEFORE), soft(llm, MIDDLE)]
+    whole, first, other = llm.score(prompt, ["bcd", "b", "bcf"])
+    assert whole.tokens == 3
+    assert whole.logprob < first.logprob < 0
+    assert llm.score(prompt, ["bcf"])[0].logprob == pytest.approx(other.logprob, abs=1e-4)
+    if not llm.has_encoder:
+        (rest,) = llm.score([*prompt, Text("b")], ["cd"])
+        assert first.logprob + rest.logprob == pytest.approx(whole.logprob, abs=1e-4)
+
+
+def test_an_encoder_closes_its_input_and_takes_no_bos(tmp_path: Path) -> None:
+    with LLM(tiny_gguf.write(tmp_path / "t5.gguf", "t5"), n_threads=1) as llm:
+        body = llm.tokenize("bcd")
+        assert llm.has_encoder
+        assert llm.tokens([Text("bcd")]) == [*body, tiny_gguf.EOS]
+        assert llm.tokens([Text("bcd</s>", special=True)]) == [*body, tiny_gguf.EOS]
+
+
+def test_an_encoder_reads_the_whole_prompt_again_when_it_changes(tmp_path: Path) -> None:
+    with LLM(tiny_gguf.write(tmp_path / "t5.gguf", "t5"), n_threads=1) as llm:
+        first = llm.logits([Text("bcdf")])
+        assert np.abs(llm.logits([Text("bcdg")]) - first).max() > 0.01
+        np.testing.assert_array_equal(llm.logits([Text("bcdf")]), first)
+        assert llm.prefill([Text("bcdf")]) == 5
+
+
+def test_an_encoder_that_overflows_says_how_many_tokens_fit(tmp_path: Path) -> None:
+    path = tiny_gguf.write(tmp_path / "t5.gguf", "t5", n_ctx=64)
+    with (
+        LLM(path, n_threads=1) as llm,
+        pytest.raises(ModelError, match="takes 81 tokens, and 64 fit"),
+    ):
+        llm.logits([Text("b" * 80)])
+
+
+def test_a_model_that_only_embeds_is_refused(tmp_path: Path) -> None:
+    path = tiny_gguf.write(tmp_path / "bert.gguf", "bert")
+    with pytest.raises(ModelError, match="architecture 'bert' embed text; they cannot write"):
+        LLM(path)
