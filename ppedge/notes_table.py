@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import sqlite3
 import struct
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -123,9 +124,8 @@ class NotesTable:
 
     @property
     def is_made(self) -> bool:
-        """Whether the tables exist."""
-        found = self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'store'").fetchone()
-        return found is not None
+        """Whether the database has tables, be they a store's or something else's."""
+        return self._db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is not None
 
     def make(self, layout: Layout, null_crc: int) -> None:
         """Create the tables of an empty store at generation 0."""
@@ -162,14 +162,19 @@ class NotesTable:
     def state(self) -> State:
         """Read the state; constant time."""
         (schema,) = self._db.execute("PRAGMA user_version").fetchone()
+        if not schema:
+            raise StoreError(f"{self.path} is not a persona store; name another folder")
         if schema != _SCHEMA_VERSION:
             raise StoreError(
                 f"{self.path} has schema {schema}, this ppedge reads {_SCHEMA_VERSION}; "
                 "use the ppedge that wrote it"
             )
-        *layout, generation, version, erasing, null_crc, n_notes = self._db.execute(
+        found = self._db.execute(
             "SELECT *, (SELECT coalesce(max(row), 0) FROM rows) FROM store"
         ).fetchone()
+        if found is None:
+            raise sqlite3.DatabaseError("the row of table store is missing")
+        *layout, generation, version, erasing, null_crc, n_notes = found
         return State(Layout(*layout), generation, version, bool(erasing), null_crc, n_notes)
 
     # --- reading ---

@@ -17,16 +17,16 @@ from typing import IO, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ppedge.database import Access, sqlite_errors
+from ppedge.database import sqlite_errors
 from ppedge.errors import StoreError
 from ppedge.files import disk_errors
 from ppedge.history import Note, note_line
 from ppedge.note_vectors import Encode, Progress
-from ppedge.notes_table import FILE_NAME, NotesTable, Selection, handle
+from ppedge.notes_table import NotesTable, Selection, handle
 from ppedge.pooling import Pooled, pool
 from ppedge.rows import Space
 from ppedge.store_check import find_problems
-from ppedge.store_open import check_fit, current_rows, make_store, tidy
+from ppedge.store_open import check_fit, current_rows, is_made, make_store, open_table, tidy
 from ppedge.store_reports import ChangeReport, Problem, Receipt, Stats
 from ppedge.store_writer import StoreWriter, damaged_rows, writing
 
@@ -112,21 +112,19 @@ class Persona:
         """
         folder = Path(path)
         read_only = read_only or (folder.exists() and not os.access(folder, os.W_OK))
-        exists = (folder / FILE_NAME).exists() and (folder / FILE_NAME).stat().st_size > 0
-        if not exists:
+        if not is_made(folder):
             if not create or read_only or space is None:
                 raise StoreError(f"{folder}: no persona here; `ppedge notes add` makes one")
             make_store(folder, space, wait)
-        access: Access = "read-only" if not os.access(folder, os.W_OK) else "read"
-        table = NotesTable(folder, access)
+        table = open_table(folder)
         try:
-            with sqlite_errors(table.path):
+            with sqlite_errors(table.path), disk_errors(folder):
                 state, rows, problem = current_rows(folder, table)
-            if not damaged:
-                check_fit(folder, state, space)
-                if problem:
+                if not damaged:
+                    check_fit(folder, state, space)
+                if problem and not damaged:
                     raise damaged_rows(rows, problem)
-                if not read_only:
+                if not problem and not read_only:
                     tidy(folder, state)
         except BaseException:
             table.close()
@@ -303,8 +301,7 @@ class Persona:
         Raises:
             StoreError: another writer, no room, bad vectors; what was committed stays.
         """
-        self._check_encodes()
-        with self._changing() as writer:
+        with self._encoding() as writer:
             return writer.add(notes, encode, progress or _silent)
 
     def sync(
@@ -322,8 +319,7 @@ class Persona:
         Raises:
             StoreError: as `add`; also two notes with one id and different content.
         """
-        self._check_encodes()
-        with self._changing() as writer:
+        with self._encoding() as writer:
             return writer.sync(notes, encode, progress or _silent)
 
     def forget(
@@ -407,10 +403,6 @@ class Persona:
         with self._changing() as writer:
             writer.mark(writer.table.resolve(name), mark)
 
-    def _check_encodes(self) -> None:
-        if self._space is None:
-            raise StoreError("adding notes needs the plug; open the store with its space")
-
     @contextmanager
     def _reading(self) -> Iterator[None]:
         with self._mutex, sqlite_errors(self._table.path), disk_errors(self.path):
@@ -422,8 +414,14 @@ class Persona:
             raise StoreError(f"{self.path}: the store is open for reading only")
         self._snapshot = None  # A mapped file cannot be removed on every system.
         with writing(self.path, self._wait, damaged=damaged) as writer:
-            if not damaged:
-                check_fit(self.path, writer.state, self._space)
+            yield writer
+
+    @contextmanager
+    def _encoding(self) -> Iterator[StoreWriter]:
+        if self._space is None:
+            raise StoreError("adding notes needs the plug; open the store with its space")
+        with self._changing() as writer:
+            check_fit(self.path, writer.state, self._space)
             yield writer
 
     def _current(self) -> _Snapshot:
@@ -432,6 +430,7 @@ class Persona:
             if self._snapshot and self._snapshot.version == self._table.state().version:
                 return self._snapshot
             state, file, problem = current_rows(self.path, self._table)
+            check_fit(self.path, state, self._space)
             if problem:
                 raise damaged_rows(file, problem)
             rows = file.map(state.n_notes)

@@ -12,6 +12,7 @@ import json
 import os
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -161,10 +162,11 @@ class RowFile:
                 os.truncate(self.path, size)
 
     def read(self, row: int) -> bytes:
-        """Read one row."""
-        with disk_errors(self.path), self.path.open("rb") as file:
+        """Read one row, as far as the file has it."""
+        with disk_errors(self.path), suppress(FileNotFoundError), self.path.open("rb") as file:
             file.seek(self.layout.file_bytes(row - 1))
             return file.read(self.layout.row_bytes)
+        return b""
 
     def problem(self, n_notes: int) -> str:
         """Say why the file cannot hold ``n_notes`` notes of this layout; "" if it can."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from pathlib import Path
 
+from ppedge.database import sqlite_errors
 from ppedge.errors import StoreError
 from ppedge.files import disk_errors, make_private_directory
 from ppedge.notes_table import FILE_NAME, NotesTable, State
@@ -12,6 +14,25 @@ from ppedge.rows import Layout, RowFile, Space
 from ppedge.store_writer import create_store, writing
 
 _OWN_FILES = ("lock", FILE_NAME, FILE_NAME + "-wal", FILE_NAME + "-shm")
+
+
+def open_table(folder: Path) -> NotesTable:
+    """Connect for reading, in a way that fits whether the folder can be written."""
+    return NotesTable(folder, "read" if os.access(folder, os.W_OK) else "read-only")
+
+
+def is_made(folder: Path) -> bool:
+    """Whether there is a database with anything in it; a creation cut short leaves none."""
+    path = folder / FILE_NAME
+    with disk_errors(path):
+        if not path.exists() or not path.stat().st_size:
+            return False
+    table = open_table(folder)
+    try:
+        with sqlite_errors(path):
+            return table.is_made
+    finally:
+        table.close()
 
 
 def make_store(folder: Path, space: Space, wait: float) -> None:

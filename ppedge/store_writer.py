@@ -129,7 +129,7 @@ class StoreWriter:
         report = ChangeReport()
         changed: dict[bytes, Slot] = {}
         total, done = len(notes) if isinstance(notes, Sized) else None, 0
-        with self._batches() as commit_when_due:
+        with self._batches(self._before_append) as commit_when_due:
             for chunk in chunks(notes):
                 known = self.table.find([identity(note) for note in chunk])
                 new: dict[bytes, Note] = {}
@@ -165,7 +165,7 @@ class StoreWriter:
         report.removed = len(order) - report.unchanged - report.changed
         if kept == order:
             fresh = [slot.note for slot in slots[len(order) :] if slot.note]
-            with self._batches() as commit_when_due:
+            with self._batches(self._before_append) as commit_when_due:
                 for chunk in chunks(fresh):
                     report.encoded += self._append(chunk, encode)
                     commit_when_due(len(chunk))
@@ -207,14 +207,13 @@ class StoreWriter:
     # --- appending ---
 
     @contextmanager
-    def _batches(self) -> Iterator[Callable[[int], None]]:
+    def _batches(self, before_commit: Callable[[], None]) -> Iterator[Callable[[int], None]]:
         """A run of transactions; tell the function that it yields of work that was done."""
         pending, since = 0, time.monotonic()
 
         def commit() -> None:
             if pending:
-                self.rows.sync()
-                self.table.next_version()
+                before_commit()
             self.table.commit()
 
         def commit_when_due(n_notes: int) -> None:
@@ -234,6 +233,10 @@ class StoreWriter:
             self._load(self.table.state())
             with suppress(StoreError):
                 self.rows.truncate(self.n_notes)
+
+    def _before_append(self) -> None:
+        self.rows.sync()
+        self.table.next_version()
 
     def _append(self, notes: Sequence[Note], encode: Encode) -> int:
         """Append new notes within a batch; returns how many were encoded."""
@@ -289,7 +292,7 @@ class StoreWriter:
     ) -> int:
         """Encode notes into the staging table, so that an interrupted change need not again."""
         encoded = done = 0
-        with self._batches() as commit_when_due:
+        with self._batches(lambda: None) as commit_when_due:
             for chunk in chunks(notes):
                 vectors, n_encoded = vectors_by_digest(chunk, encode, layout, self.table, self.rows)
                 for digest, row in vectors.items():

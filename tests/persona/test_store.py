@@ -315,7 +315,7 @@ NOTE = st.builds(
 )
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(notes=st.lists(NOTE, max_size=8, unique_by=lambda note: note.id or note))
 def test_export_reads_back_to_the_same_notes(tmp_path_factory, notes):
     with Persona.open(tmp_path_factory.mktemp("persona"), make_space()) as store:
