@@ -46,6 +46,7 @@ C: Final = _binding()
 # enum ggml_log_level
 _ERROR: Final = 4
 _CONTINUED: Final = 5
+_LOAD_ERROR: Final = "llama_model_load: error loading model: "
 
 
 class Log:
@@ -95,7 +96,7 @@ log: Final = Log()
 
 def because(lines: Sequence[str]) -> str:
     """Return what llama.cpp complained about first, as the end of an error message."""
-    return f": {lines[0]}" if lines else ""
+    return f": {lines[0].removeprefix(_LOAD_ERROR)}" if lines else ""
 
 
 class AbortFlag:

@@ -26,6 +26,7 @@ from ppedge.errors import ModelError
 _MULTI_ROPE: Final = (8, 40)
 _NO_ROOM: Final = 1
 _ABORTED: Final = 2
+_POOLING_NONE: Final = 0
 _PENALTY_WINDOW: Final = 64
 _EXIT_WAIT_SECONDS: Final = 2.0
 
@@ -109,6 +110,8 @@ class Model:
             raise ModelError(
                 f"{path}: llama.cpp cannot make a context of {n_ctx} positions{because(lines)}"
             )
+        if C.llama_pooling_type(self._context) > _POOLING_NONE:
+            raise ModelError(f"{path}: this model embeds text; it cannot write any")
         self.n_ctx = min(n_ctx, int(C.llama_n_ctx(self._context)))
         self.n_batch = min(n_batch, int(C.llama_n_batch(self._context)))
         self._memory = C.llama_get_memory(self._context)

@@ -280,7 +280,7 @@ def test_soft_tokens_that_are_not_finite_are_refused(llm: LLM, value: float) -> 
 
 
 def test_a_lone_surrogate_is_refused(llm: LLM) -> None:
-    with pytest.raises(ModelError, match="lone surrogate.* position 2"):
+    with pytest.raises(ModelError, match=r"lone surrogate.* position 2"):
         llm.logits([Text("ab\udc80")])
 
 

@@ -117,7 +117,15 @@ def test_an_encoder_that_overflows_says_how_many_tokens_fit(tmp_path: Path) -> N
         llm.logits([Text("b" * 80)])
 
 
-def test_a_model_that_only_embeds_is_refused(tmp_path: Path) -> None:
-    path = tiny_gguf.write(tmp_path / "bert.gguf", "bert")
-    with pytest.raises(ModelError, match="architecture 'bert' embed text; they cannot write"):
+@pytest.mark.parametrize("architecture", ["bert", "gemma-embedding"])
+def test_a_model_that_only_embeds_is_refused(tmp_path: Path, architecture: str) -> None:
+    path = tiny_gguf.write(tmp_path / "model.gguf", architecture)
+    with pytest.raises(ModelError, match=r"embeds? text; (they|it) cannot write any"):
+        LLM(path)
+
+
+def test_a_model_that_reads_soft_tokens_unlike_tokens_is_refused(tmp_path: Path) -> None:
+    """Gemma 3n adds per-layer inputs by token id, which a soft token has none of."""
+    path = tiny_gguf.write(tmp_path / "model.gguf", "gemma3n")
+    with pytest.raises(ModelError, match="architecture 'gemma3n' cannot take soft tokens"):
         LLM(path)

@@ -72,7 +72,9 @@ def script(path: Path, pieces: list[int], *, n_ctx: int = 512, loops: bool = Fal
 def _attention(block: str, width: int) -> dict[str, np.ndarray]:
     square = np.zeros((width, width), np.float32)
     tensors = {f"{block}.attn_{name}.weight": square for name in ("q", "k", "v", "output")}
-    tensors |= {f"{block}.{name}_norm.weight": np.ones(width, np.float32) for name in ("attn", "ffn")}
+    tensors |= {
+        f"{block}.{name}_norm.weight": np.ones(width, np.float32) for name in ("attn", "ffn")
+    }
     tensors |= {
         f"{block}.ffn_gate.weight": np.zeros((N_FF, width), np.float32),
         f"{block}.ffn_up.weight": np.zeros((N_FF, width), np.float32),
@@ -96,13 +98,15 @@ def _header(path: Path, architecture: str, n_ctx: int, width: int) -> gguf.GGUFW
         writer.add_feed_forward_length(N_FF)
         writer.add_head_count(N_HEAD)
         writer.add_head_count_kv(N_HEAD)
-    if architecture == "gemma3":
+    if architecture in ("gemma3", "gemma3n", "gemma-embedding"):
         writer.add_sliding_window(16)
     if architecture == "gemma2":
         writer.add_sliding_window(16)
         writer.add_attn_logit_softcapping(50.0)
         writer.add_final_logit_softcapping(30.0)
-    if architecture in ("gemma", "gemma2", "gemma3", "t5"):
+    if architecture == "gemma-embedding":
+        writer.add_pooling_type(gguf.PoolingType.MEAN)
+    if architecture.startswith("gemma") or architecture == "t5":
         writer.add_key_length(HEAD)
         writer.add_value_length(HEAD)
     if architecture == "qwen2vl":
@@ -181,6 +185,32 @@ def _gemma3(random: Random) -> dict[str, np.ndarray]:
     return tensors
 
 
+def _gemma3n(random: Random) -> dict[str, np.ndarray]:
+    # Fixed by llama.cpp: four alternating-update streams, per-layer inputs of 256, rank 64.
+    streams, width, rank = 4, 256, 64
+    tensors = _gemma3(random) | {
+        "per_layer_token_embd.weight": random(N_VOCAB, width * N_LAYER),
+        "per_layer_model_proj.weight": random(width * N_LAYER, N_EMBD),
+        "per_layer_proj_norm.weight": _ones(width),
+        "altup_proj.weight": random(streams - 1, N_EMBD, N_EMBD),
+        "altup_unembd_proj.weight": random(streams - 1, N_EMBD, N_EMBD),
+    }
+    for i in range(N_LAYER):
+        block = f"blk.{i}"
+        names = ("post_norm", "altup_correct_scale", "altup_router_norm", "laurel_post_norm")
+        tensors |= {f"{block}.{name}.weight": _ones() for name in names}
+        tensors |= {
+            f"{block}.inp_gate.weight": random(width, N_EMBD),
+            f"{block}.proj.weight": random(N_EMBD, width),
+            f"{block}.altup_correct_coef.weight": random(streams, streams),
+            f"{block}.altup_predict_coef.weight": random(streams * streams, streams),
+            f"{block}.altup_router.weight": random(streams, N_EMBD),
+            f"{block}.laurel_l.weight": random(rank, N_EMBD),
+            f"{block}.laurel_r.weight": random(N_EMBD, rank),
+        }
+    return tensors
+
+
 def _qwen2vl(random: Random) -> dict[str, np.ndarray]:
     tensors = _llama(random)
     for i in range(N_LAYER):
@@ -232,8 +262,10 @@ TENSORS: dict[str, Callable[[Random], dict[str, np.ndarray]]] = {
     "gemma": _gemma,
     "gemma2": _gemma2,
     "gemma3": _gemma3,
+    "gemma3n": _gemma3n,
     "qwen2vl": _qwen2vl,
     "t5": _t5,
     "mamba": _mamba,
     "bert": _llama,
+    "gemma-embedding": _gemma3,
 }
