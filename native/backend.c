@@ -2,6 +2,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#ifdef PPEDGE_WITH_AVX2
+#include <cpuid.h>
+#endif
+
 #include "kernels.h"
 #include "platform.h"
 
@@ -22,6 +26,14 @@ int ppedge_backend_from_name(const char *name, ppedge_backend *backend) {
     return -1;
 }
 
+#ifdef PPEDGE_WITH_AVX2
+/* Not every clang knows "f16c" in __builtin_cpu_supports. */
+static int has_f16c(void) {
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C) != 0;
+}
+#endif
+
 /* __builtin_cpu_supports also asks whether the operating system saves the wide registers. */
 static int runs_here(ppedge_backend backend) {
     switch (backend) {
@@ -30,7 +42,7 @@ static int runs_here(ppedge_backend backend) {
 #ifdef PPEDGE_WITH_AVX2
     case PPEDGE_AVX2:
         return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-               __builtin_cpu_supports("f16c");
+               has_f16c();
 #endif
 #ifdef PPEDGE_WITH_AVX512
     case PPEDGE_AVX512:
