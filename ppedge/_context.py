@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppedge import _llama
-from ppedge._ggml import AbortFlag
+from ppedge._ggml import Cancel
 from ppedge.errors import ModelError
 from ppedge.gguf import Gguf
 
@@ -66,15 +66,16 @@ class Context:
             return len(prompt.encoder) if prompt.encoder == self._encoded else 0
         return _common(self._held, prompt.decoder)
 
-    def settle(self, prompt: Prompt, flag: AbortFlag) -> None:
+    def settle(self, prompt: Prompt, cancel: Cancel) -> None:
         """Hold exactly ``prompt``, with the logits after its last position at hand.
 
         Raises:
-            Aborted: ``flag`` was set; what had been decoded by then is kept.
-            ModelError: llama.cpp failed.
+            Aborted: ``cancel`` was set; what had been decoded by then is kept.
+            ModelError: llama.cpp failed, or the model is closed.
         """
-        self._model.watch(flag)
-        if flag.is_set():
+        self._model.ensure_open()
+        self._model.watch(cancel)
+        if cancel.is_set():
             raise _llama.Aborted
         if prompt.encoder != self._encoded:
             self._encode(prompt.encoder)
@@ -90,7 +91,7 @@ class Context:
 
     def logprobs(self, prompt: Prompt, options: Sequence[Sequence[int]]) -> list[float]:
         """Return the log-probability of each option's tokens after ``prompt``, summed."""
-        self.settle(prompt, AbortFlag())
+        self.settle(prompt, Cancel())
         first = self.logits()
         return [_logprob(first, ids[0]) + self._continue(prompt, ids) for ids in options]
 
@@ -101,7 +102,7 @@ class Context:
         # Take back the option before; an architecture that cannot, reads the prompt afresh.
         self._truncate(len(prompt.decoder))
         if len(self._held) < len(prompt.decoder):
-            self.settle(prompt, AbortFlag())
+            self.settle(prompt, Cancel())
         total, targets = 0.0, iter(ids[1:])
         for chunk in _chunks(ids[:-1], self._model.n_batch):
             self._decode(chunk, outputs=len(chunk))
@@ -213,6 +214,9 @@ def _logprob(logits: NDArray[np.float32], token: int) -> float:
 
 def _common(held: Sequence[Row], wanted: Sequence[Row]) -> int:
     """Return the length of the longest common prefix."""
+    # While a text is written this is the case, and worth the speed of one comparison in C.
+    if wanted[: len(held)] == held:
+        return len(held)
     for i, (a, b) in enumerate(zip(held, wanted, strict=False)):
         if a != b:
             return i

@@ -99,14 +99,15 @@ def because(lines: Sequence[str]) -> str:
     return f": {lines[0].removeprefix(_LOAD_ERROR)}" if lines else ""
 
 
-class AbortFlag:
-    """A switch that stops a running decode from any thread."""
+class Cancel:
+    """A switch that ends the work it was handed to, from any thread."""
 
     def __init__(self) -> None:
+        """Begin unset."""
         self._bytes = (ctypes.c_char * 2)()
 
     def set(self) -> None:
-        """Stop the decode, now or when it begins."""
+        """End the work promptly, even in the middle of decoding a long prompt."""
         self._bytes[0] = b"\x01"
 
     def is_set(self) -> bool:
@@ -115,7 +116,7 @@ class AbortFlag:
 
     @property
     def address(self) -> int:
-        """What ``abort_when_set`` reads; valid while this object lives."""
+        """Where ``abort_when_set`` looks; valid while this object lives."""
         return ctypes.addressof(self._bytes)
 
 
@@ -124,7 +125,7 @@ def _strlen_address() -> int:
     return int(ctypes.cast(libc.strlen, ctypes.c_void_p).value or 0)
 
 
-# ggml asks "abort?" before each of a thousand graph nodes a token. strlen over an AbortFlag's
+# ggml asks "abort?" before each of a thousand graph nodes a token. strlen over a Cancel's
 # bytes answers in C (0, or 1 once set); a Python callback would wait for the interpreter lock.
 abort_when_set: Final = C.ggml_abort_callback(_strlen_address())
 

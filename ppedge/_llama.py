@@ -19,7 +19,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ppedge._ggml import AbortFlag, C, abort_when_set, because, log
+from ppedge._ggml import C, Cancel, abort_when_set, because, log
 from ppedge.errors import ModelError
 
 # llama_model_rope_type() values whose embedding rows carry four positions each.
@@ -32,7 +32,7 @@ _EXIT_WAIT_SECONDS: Final = 2.0
 
 
 class Aborted(Exception):
-    """A decode ended early because its abort flag was raised."""
+    """A decode ended early because its Cancel was set."""
 
 
 class Model:
@@ -61,25 +61,26 @@ class Model:
     def __init__(
         self, path: Path, *, n_ctx: int, n_batch: int, n_threads: int, verbose: bool
     ) -> None:
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
+        self._path = path
         self._model: Any = None
-        self._flag = AbortFlag()
+        self._cancel = Cancel()
         self._loud = int(verbose)
         log.loud += self._loud
         log.install()
         _live.add(self)
         try:
-            self._load(path)
-            self._make_context(path, n_ctx, n_batch, n_threads)
+            self._load()
+            self._make_context(n_ctx, n_batch, n_threads)
         except BaseException:
             self.close()
             raise
 
-    def _load(self, path: Path) -> None:
+    def _load(self) -> None:
         with log.complaints() as lines:
-            self._model = C.llama_model_load_from_file(os.fsencode(path), _model_params())
+            self._model = C.llama_model_load_from_file(os.fsencode(self._path), _model_params())
         if not self._model:
-            raise ModelError(f"{path}: llama.cpp cannot load this model{because(lines)}")
+            raise ModelError(f"{self._path}: llama.cpp cannot load this model{because(lines)}")
         self._vocab = C.llama_model_get_vocab(self._model)
         self.n_vocab = int(C.llama_vocab_n_tokens(self._vocab))
         self.n_embd = int(C.llama_model_n_embd(self._model))
@@ -91,9 +92,9 @@ class Model:
         self.decoder_start = start if start >= 0 else max(0, int(C.llama_vocab_bos(self._vocab)))
         diffuses = getattr(C, "llama_model_is_diffusion", None)
         if not C.llama_model_has_decoder(self._model) or (diffuses and diffuses(self._model)):
-            raise ModelError(f"{path}: this model does not write text token by token")
+            raise ModelError(f"{self._path}: this model does not write text token by token")
 
-    def _make_context(self, path: Path, n_ctx: int, n_batch: int, n_threads: int) -> None:
+    def _make_context(self, n_ctx: int, n_batch: int, n_threads: int) -> None:
         trained = int(C.llama_model_n_ctx_train(self._model))
         n_ctx = min(n_ctx, trained) if trained > 0 else n_ctx
         # An encoder attends both ways, so it must see its whole input at once.
@@ -108,10 +109,11 @@ class Model:
             self._context = C.llama_init_from_model(self._model, params)
         if not self._context:
             raise ModelError(
-                f"{path}: llama.cpp cannot make a context of {n_ctx} positions{because(lines)}"
+                f"{self._path}: llama.cpp cannot make a context of {n_ctx} positions"
+                + because(lines)
             )
         if C.llama_pooling_type(self._context) > _POOLING_NONE:
-            raise ModelError(f"{path}: this model embeds text; it cannot write any")
+            raise ModelError(f"{self._path}: this model embeds text; it cannot write any")
         self.n_ctx = min(n_ctx, int(C.llama_n_ctx(self._context)))
         self.n_batch = min(n_batch, int(C.llama_n_batch(self._context)))
         self._memory = C.llama_get_memory(self._context)
@@ -134,6 +136,15 @@ class Model:
     def closed(self) -> bool:
         """Whether ``close`` was called."""
         return self._context is None
+
+    def ensure_open(self) -> None:
+        """Raise a ModelError if ``close`` was called."""
+        if self.closed:
+            raise ModelError(f"{self._path}: this model has been closed")
+
+    def stop(self) -> None:
+        """End a decode that runs on another thread."""
+        self._cancel.set()
 
     # --- vocabulary ---------------------------------------------------------------------------
 
@@ -185,10 +196,10 @@ class Model:
 
     # --- decoding -----------------------------------------------------------------------------
 
-    def watch(self, flag: AbortFlag) -> None:
-        """Let ``flag`` abort the decodes that follow, until another takes its place."""
-        self._flag = flag
-        C.llama_set_abort_callback(self._context, abort_when_set, flag.address)
+    def watch(self, cancel: Cancel) -> None:
+        """Let ``cancel`` abort the decodes that follow, until another takes its place."""
+        self._cancel = cancel
+        C.llama_set_abort_callback(self._context, abort_when_set, cancel.address)
 
     def decode_tokens(self, ids: Sequence[int], at: int, outputs: int) -> None:
         """Decode 1..n_batch tokens at positions ``at``...; logits for the last ``outputs``."""
@@ -243,7 +254,7 @@ class Model:
         self._batch_size = count
         with log.complaints() as lines:
             code = call(self._context, batch)
-        if code == _ABORTED or (code != 0 and self._flag.is_set()):
+        if code == _ABORTED or (code != 0 and self._cancel.is_set()):
             raise Aborted
         if code == _NO_ROOM:
             raise ModelError(f"the context has no room for {count} more positions")
@@ -366,7 +377,10 @@ _live: weakref.WeakSet[Model] = weakref.WeakSet()
 
 def _shut_down() -> None:
     # Python callbacks must not be reached, and models not freed, once the interpreter is gone.
+    # The locks stay taken, so that threads which still write wait instead of failing; only this
+    # thread may go on, to close the same models again.
     for model in list(_live):
+        model.stop()
         if model.lock.acquire(timeout=_EXIT_WAIT_SECONDS):
             model.close()
     log.remove()

@@ -7,29 +7,28 @@ twice. The book-keeping is in ``_context.py``, the calls into llama.cpp in ``_ll
 from __future__ import annotations
 
 import os
-import secrets
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
 from types import TracebackType
-from typing import Literal, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ppedge import _llama
 from ppedge._context import Context, Prompt, Row
-from ppedge._ggml import AbortFlag
+from ppedge._ggml import Cancel
 from ppedge._preflight import ensure_loadable
 from ppedge.errors import ModelError
 from ppedge.fingerprint import Fingerprint, fingerprint
+from ppedge.generation import Generation
 from ppedge.gguf import Gguf
 from ppedge.prompt import Segment, Soft
-from ppedge.sampling import MAX_SEED, Sampling, TextStream
+from ppedge.sampling import Sampling
 
-Finish = Literal["stop", "length", "cancelled"]
+__all__ = ["LLM", "Cancel", "Generation", "Sampling", "Score"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,22 +49,6 @@ class Score:
     def mean(self) -> float:
         """Log-probability per token, to compare options of different length."""
         return self.logprob / self.tokens
-
-
-class Cancel:
-    """A switch that ends the work it was handed to, from any thread."""
-
-    def __init__(self) -> None:
-        """Begin unset."""
-        self._flag = AbortFlag()
-
-    def set(self) -> None:
-        """End the work promptly, even in the middle of decoding a long prompt."""
-        self._flag.set()
-
-    def is_set(self) -> bool:
-        """Tell whether ``set`` was called."""
-        return self._flag.is_set()
 
 
 class LLM:
@@ -169,7 +152,7 @@ class LLM:
             ModelError: the text is not valid Unicode, or the model is closed.
         """
         with self._reading:
-            self._ensure_open()
+            self._model.ensure_open()
             return self._model.tokenize(text, special)
 
     def tokens(self, segments: Sequence[Segment]) -> list[int]:
@@ -196,7 +179,7 @@ class LLM:
             ModelError: an id is outside the vocabulary, or the model is closed.
         """
         with self._reading:
-            self._ensure_open()
+            self._model.ensure_open()
             return self._gguf.embedding_rows(ids)
 
     # --- what one asks of a model -------------------------------------------------------------
@@ -221,10 +204,10 @@ class LLM:
             return 0
         prompt = self._prompt(rows)
         with self._model.lock:
-            self._ensure_open()
+            self._model.ensure_open()
             try:
                 if self._context.count_held(prompt) < len(prompt):
-                    self._context.settle(prompt, (cancel or Cancel())._flag)
+                    self._context.settle(prompt, cancel or Cancel())
             except _llama.Aborted:
                 pass
             return self._context.count_held(prompt)
@@ -237,8 +220,7 @@ class LLM:
         """
         prompt = self._prompt(self._rows(segments))
         with self._model.lock:
-            self._ensure_open()
-            self._context.settle(prompt, AbortFlag())
+            self._context.settle(prompt, Cancel())
             return self._context.logits()
 
     def generate(self, segments: Sequence[Segment], sampling: Sampling | None = None) -> Generation:
@@ -254,7 +236,8 @@ class LLM:
         Raises:
             ModelError: the segments are empty or do not fit.
         """
-        return Generation(self, self._prompt(self._rows(segments)), sampling or Sampling())
+        prompt = self._prompt(self._rows(segments))
+        return Generation(self._model, self._context, prompt, sampling or Sampling())
 
     def score(self, segments: Sequence[Segment], options: Sequence[str]) -> list[Score]:
         """Say how likely each option is to follow ``segments``.
@@ -278,7 +261,6 @@ class LLM:
         if not options:
             return []
         with self._model.lock:
-            self._ensure_open()
             logprobs = self._context.logprobs(prompt, ids)
         return [
             Score(option, logprob, len(tokens))
@@ -290,7 +272,7 @@ class LLM:
     def _rows(self, segments: Sequence[Segment]) -> list[Row]:
         rows: list[Row] = []
         with self._reading:
-            self._ensure_open()
+            self._model.ensure_open()
             for i, segment in enumerate(segments):
                 if isinstance(segment, Soft):
                     rows += [vector.tobytes() for vector in self._checked(segment, i)]
@@ -329,117 +311,6 @@ class LLM:
                 f"{what} takes {count} tokens, and {self.n_ctx} fit; "
                 "shorten it or ask for a larger n_ctx"
             )
-
-    def _ensure_open(self) -> None:
-        if self._model.closed:
-            raise ModelError(f"{self.path}: this model has been closed")
-
-
-class Generation:
-    """An answer while it is written: iterate over it for pieces of text.
-
-    Attributes:
-        text: what was written so far; whole once iteration has ended.
-        prompt_tokens: positions of the prompt (BOS and soft tokens included).
-        new_tokens: tokens drawn so far, the one that ended the text not counted.
-        finish: "stop" (end of text, or a stop string), "length" (``max_tokens`` or the context is
-            used up), "cancelled", or None while it goes on.
-        seed: the seed in use, also when ``Sampling.seed`` was None.
-        seconds_prefill: time to decode the prompt.
-        seconds_decode: time for the new tokens, waiting for the reader not counted.
-    """
-
-    def __init__(self, llm: LLM, prompt: Prompt, sampling: Sampling) -> None:
-        """Get ready; nothing is decoded before the first piece is asked for."""
-        self._llm = llm
-        self._prompt = prompt
-        self._sampling = sampling
-        self._cancel = Cancel()
-        self.seed = secrets.randbelow(MAX_SEED + 1) if sampling.seed is None else sampling.seed
-        self.text = ""
-        self.prompt_tokens = len(prompt.encoder or prompt.decoder)
-        self.new_tokens = 0
-        self.finish: Finish | None = None
-        self.seconds_prefill = 0.0
-        self.seconds_decode = 0.0
-        self._pieces = self._run()
-
-    def __iter__(self) -> Iterator[str]:
-        """Return itself: a text is written once."""
-        return self
-
-    def __next__(self) -> str:
-        """Return the next piece of text, never empty."""
-        piece = next(self._pieces)
-        self.text += piece
-        return piece
-
-    def read(self) -> str:
-        """Write to the end and return the whole text."""
-        for _ in self:
-            pass
-        return self.text
-
-    def cancel(self) -> None:
-        """End promptly, from any thread; what was written stays."""
-        self._cancel.set()
-
-    def _run(self) -> Iterator[str]:
-        stream = TextStream(self._sampling.stop)
-        sampler = _llama.Sampler(
-            self._llm._model,
-            temperature=self._sampling.temperature,
-            top_k=self._sampling.top_k,
-            top_p=self._sampling.top_p,
-            min_p=self._sampling.min_p,
-            repeat_penalty=self._sampling.repeat_penalty,
-            seed=self.seed,
-        )
-        try:
-            while self.finish is None:
-                if piece := stream.feed(self._next_bytes(sampler)):
-                    yield piece
-                if stream.stopped:
-                    self.finish = "stop"
-            if rest := stream.finish():
-                yield rest
-        finally:
-            sampler.close()
-
-    def _next_bytes(self, sampler: _llama.Sampler) -> bytes:
-        """Draw one token and return its bytes; sets ``finish`` when there is none to come."""
-        held, llm = self._prompt.decoder, self._llm
-        if self.new_tokens >= self._sampling.max_tokens or len(held) > llm.n_ctx:
-            self.finish = "length"
-            return b""
-        with llm._model.lock:
-            llm._ensure_open()
-            try:
-                self._settle()
-            except _llama.Aborted:
-                self.finish = "cancelled"
-                return b""
-            begun = perf_counter()
-            token = sampler.sample()
-            self.seconds_decode += perf_counter() - begun
-            if llm._model.is_end(token):
-                self.finish = "stop"
-                return b""
-            held.append(token)
-            self.new_tokens += 1
-            return llm._model.piece(token)
-
-    def _settle(self) -> None:
-        begun = perf_counter()
-        try:
-            # Each time anew: right also when somebody else used the model in between.
-            self._llm._context.settle(self._prompt, self._cancel._flag)
-        finally:
-            seconds = perf_counter() - begun
-            if self.new_tokens:
-                self.seconds_decode += seconds
-            else:
-                self.seconds_prefill += seconds
 
 
 def _default_threads() -> int:

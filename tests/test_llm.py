@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -354,3 +357,33 @@ def test_verbose_prints_to_stderr_while_it_is_open(
     assert "llama" in err
     LLM(path, n_threads=1).close()
     assert capfd.readouterr() == ("", "")
+
+
+EXIT = """
+import atexit, sys, threading
+from ppedge.llm import LLM, Sampling
+from ppedge.prompt import Text
+
+llm = LLM(sys.argv[1], n_threads=1)
+atexit.register(llm.close)
+def write():
+    while True:
+        llm.generate([Text("the")], Sampling(temperature=1, max_tokens=50)).read()
+threading.Thread(target=write, daemon=True).start()
+left_open = LLM(sys.argv[1], n_threads=1)
+unfinished = left_open.generate([Text("the")], Sampling(temperature=0))
+print(next(unfinished) != "")
+"""
+
+
+def test_a_program_may_end_while_a_model_writes(tmp_path: Path) -> None:
+    path = tiny_gguf.write(tmp_path / "exit.gguf")
+    done = subprocess.run(
+        [sys.executable, "-c", EXIT, str(path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")

@@ -75,7 +75,7 @@ def test_generation_follows_the_likeliest_tokens(llm: LLM) -> None:
         with llm._model.lock:
             llm._model.clear()
             llm._context._held, llm._context._encoded = [], []
-            llm._context.settle(prompt, answer._cancel._flag)
+            llm._context.settle(prompt, answer._cancel)
             likeliest.append(int(llm._context.logits().argmax()))
         prompt.decoder.append(likeliest[-1])
     assert answer._prompt.decoder[-answer.new_tokens :] == likeliest

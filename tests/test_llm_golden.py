@@ -186,7 +186,8 @@ def test_cancelling_a_prefill_says_how_far_it_came(llm: LLM) -> None:
 
 
 def cancel_once_busy(llm: LLM, cancel: Callable[[], None]) -> None:
-    while not llm._model.lock.locked():
+    while llm._model.lock.acquire(blocking=False):
+        llm._model.lock.release()
         time.sleep(0.001)
     # No CPU decodes hundreds of tokens in this time.
     time.sleep(0.02)
