@@ -57,6 +57,10 @@ class LLM:
     Calls from several threads wait for each other. Soft tokens are given at the scale of the
     model's own embedding rows; what the architecture multiplies by, this class applies.
 
+    A prompt that begins like the last one keeps that beginning. With the default (quantised)
+    model on a CPU its logits are then bit for bit those of a cold context; with float weights,
+    where the size of a batch sets the order of sums, they may differ in their last bits.
+
     Attributes:
         path: the GGUF file.
         architecture: ``general.architecture`` of the file.
