@@ -65,6 +65,11 @@ static int acquire(buffers *b, PyObject *const objects[N_BUFFERS]) {
                                        : PyBUF_STRIDED_RO | PyBUF_FORMAT;
         if (PyObject_GetBuffer(objects[i], &b->views[i], flags) != 0) {
             b->views[i].obj = NULL;
+            PyErr_Format(PyExc_TypeError,
+                         is_output(i) ? "`%s` must be a writable buffer"
+                                      : "`%s` gives no buffer of numbers; bfloat16 goes as a "
+                                        "uint16 view, with dtype=\"bfloat16\"",
+                         names[i]);
             return -1;
         }
     }
@@ -89,7 +94,7 @@ static float *floats(buffers *b, int which, Py_ssize_t n) {
         return NULL;
     }
     if (format_of(view) != 'f') {
-        PyErr_Format(PyExc_TypeError, "`%s` must be float32, got format '%s'", names[which],
+        PyErr_Format(PyExc_TypeError, "`%s` must be float32, got format '%s'; convert it", names[which],
                      view->format == NULL ? "B" : view->format);
         return NULL;
     }
@@ -145,7 +150,7 @@ static int dtype_of(const Py_buffer *view, const char *name, int uint16_is_bfloa
     default:
         PyErr_Format(PyExc_TypeError,
                      "`%s` must be float32, float16, int8, or bfloat16 seen as uint16, "
-                     "got format '%s'",
+                     "got format '%s'; convert it",
                      name, view->format == NULL ? "B" : view->format);
         return -1;
     }
@@ -166,6 +171,10 @@ static int rows_of(const buffers *b, int which, int uint16_is_bfloat16, ppedge_r
                      view->ndim);
         return -1;
     }
+    if (view->shape[1] == 0) {
+        PyErr_Format(PyExc_ValueError, "`%s` has rows of width 0", name);
+        return -1;
+    }
     if (view->shape[1] > 1 && view->strides[1] != view->itemsize) {
         PyErr_Format(PyExc_ValueError,
                      "`%s` must have contiguous rows: its elements of %zd bytes lie %zd bytes "
@@ -184,19 +193,6 @@ static int rows_of(const buffers *b, int which, int uint16_is_bfloat16, ppedge_r
     rows->data = view->buf;
     rows->width = (size_t)view->shape[1];
     rows->stride = (size_t)(view->shape[0] > 1 ? view->strides[0] : row_bytes);
-    return 0;
-}
-
-static int check_widths(const ppedge_rows *rows, const char *name, Py_ssize_t heads) {
-    if (rows->width == 0) {
-        PyErr_Format(PyExc_ValueError, "`%s` has rows of width 0", name);
-        return -1;
-    }
-    if (rows->width % (size_t)heads != 0) {
-        PyErr_Format(PyExc_ValueError, "`%s` has rows of width %zu, no multiple of `heads` %zd",
-                     name, rows->width, heads);
-        return -1;
-    }
     return 0;
 }
 
@@ -246,9 +242,7 @@ static int fill_rows(const buffers *b, Py_ssize_t heads, const char *dtype,
     }
     args->n_rows = (size_t)n;
     args->n_heads = (size_t)heads;
-    return check_widths(&args->keys, "keys", heads) != 0 ||
-                   check_widths(&args->values, "values", heads) != 0 ||
-                   check_scales(b, KEYS, KEY_SCALES, args->keys.dtype) != 0 ||
+    return check_scales(b, KEYS, KEY_SCALES, args->keys.dtype) != 0 ||
                    check_scales(b, VALUES, VALUE_SCALES, args->values.dtype) != 0
                ? -1
                : 0;

@@ -1,15 +1,21 @@
-from _typeshed import ReadableBuffer, WriteableBuffer
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Rows = NDArray[Any]
+Floats = NDArray[np.float32]
 
 def pool(
-    query: ReadableBuffer,
-    keys: ReadableBuffer,
-    values: ReadableBuffer,
-    bias: ReadableBuffer | None,
-    key_scales: ReadableBuffer | None,
-    value_scales: ReadableBuffer | None,
-    out: WriteableBuffer,
-    weights: WriteableBuffer | None,
-    log_sum_exp: WriteableBuffer | None,
+    query: Rows,
+    keys: Rows,
+    values: Rows,
+    bias: Rows | None,
+    key_scales: Rows | None,
+    value_scales: Rows | None,
+    out: Floats,
+    weights: Floats | None,
+    log_sum_exp: Floats | None,
     scale: float,
     heads: int,
     n_threads: int,

@@ -24,7 +24,7 @@ Backend = Literal["auto", "scalar", "avx2", "avx512", "neon"]
 
 
 class PoolingError(PpedgeError, ValueError):
-    """The arguments of a pooling call do not fit each other, or hold a number that is not finite."""
+    """The arguments of a pooling call do not fit, or hold a number that is not finite."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,17 +93,10 @@ def pool(
     query = np.asarray(query)
     keys = np.asarray(keys)
     values = np.asarray(values)
-    if keys.ndim != 2 or values.ndim != 2 or query.ndim not in (1, 2):
-        raise PoolingError(
-            f"`query` must have shape [d_k] or [q, d_k], `keys` [n, d_k] and `values` [n, d_v]; "
-            f"got {_shape(query)}, {_shape(keys)} and {_shape(values)}"
-        )
+    _check_shapes(query, keys, values, heads)
     lead = query.shape[:-1]
-    per_head = lead if heads == 1 else (*lead, max(heads, 0))
-    value = np.empty((*lead, values.shape[1]), np.float32) if out is None else out
-    if value.shape != (*lead, values.shape[1]):
-        wanted = [*lead, values.shape[1]]
-        raise PoolingError(f"`out` must have shape {wanted}, got {_shape(value)}")
+    per_head = lead if heads == 1 else (*lead, heads)
+    value = _output(out, (*lead, values.shape[1]))
     row_weights = np.empty((*per_head, keys.shape[0]), np.float32) if weights else None
     log_sum_exp = np.empty(per_head, np.float32)
     try:
@@ -145,9 +138,30 @@ def backends() -> list[str]:
     return _native.backends()
 
 
+def _check_shapes(
+    query: NDArray[Any], keys: NDArray[Any], values: NDArray[Any], heads: int
+) -> None:
+    if keys.ndim != 2 or values.ndim != 2 or query.ndim not in (1, 2):
+        raise PoolingError(
+            f"`query` must have shape [d_k] or [q, d_k], `keys` [n, d_k] and `values` [n, d_v]; "
+            f"got {list(query.shape)}, {list(keys.shape)} and {list(values.shape)}"
+        )
+    d_k, d_v = keys.shape[1], values.shape[1]
+    if not isinstance(heads, int) or heads < 1 or d_k % heads != 0 or d_v % heads != 0:
+        raise PoolingError(
+            f"`heads` must be a positive integer that divides d_k {d_k} and d_v {d_v}, "
+            f"got {heads!r}"
+        )
+
+
+def _output(out: NDArray[np.float32] | None, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    if out is None:
+        return np.empty(shape, np.float32)
+    if not isinstance(out, np.ndarray) or out.shape != shape:
+        got = list(out.shape) if isinstance(out, np.ndarray) else type(out).__name__
+        raise PoolingError(f"`out` must be an array of shape {list(shape)}, got {got}")
+    return out
+
+
 def _optional(array: ArrayLike | None) -> NDArray[Any] | None:
     return None if array is None else np.asarray(array)
-
-
-def _shape(array: NDArray[Any]) -> list[int]:
-    return list(array.shape)
