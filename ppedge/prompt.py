@@ -16,6 +16,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ppedge.history import Note
+
 Slot = Literal["prompt", "soft"]
 
 
@@ -66,3 +68,12 @@ def render(
         elif text := prompt if part.slot == "prompt" else part.text:
             segments.append(Text(text, special=part.slot is None))
     return segments
+
+
+def note_text(note: Note, fields: Sequence[str]) -> str:
+    """The first of a note's ``fields`` ("input", "output") that is not empty.
+
+    A note's key is made from what was asked (``["input", "output"]``) and its value from what
+    was written (``["output"]``); a note without an input is asked for by its own text.
+    """
+    return next((text for field in fields if (text := str(getattr(note, field)))), "")

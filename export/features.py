@@ -1,0 +1,85 @@
+"""Text vectors of the frozen encoder, computed once a text and kept on disk."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from export.minilm import MiniLM
+
+# Texts are cut here; the manifest carries both, so that the run time cuts at the same place.
+MAX_TOKENS = 128
+MAX_BYTES = 192
+
+
+class Features:
+    """text -> float16 vector [d_text] and uint8 bytes; grows as texts are asked for."""
+
+    def __init__(self, folder: Path, cache: Path | None = None) -> None:
+        """``folder``: the encoder's; ``cache``: where vectors are loaded from, if it exists."""
+        self.encoder = MiniLM(folder).eval()
+        self.tokenizer: Tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self.tokenizer.no_padding()
+        self.tokenizer.enable_truncation(MAX_TOKENS)
+        self.cache = cache
+        self.vectors: dict[str, Tensor] = {}
+        if cache is not None and cache.exists():
+            stored = torch.load(cache)
+            self.vectors = dict(zip(stored["texts"], stored["vectors"], strict=True))
+
+    def encode(self, texts: Iterable[str], *, budget: int = 4096) -> None:
+        """Compute what is missing, in batches of about ``budget`` tokens of like length."""
+        missing = list(dict.fromkeys(t for t in texts if t not in self.vectors))
+        rows = [encoding.ids for encoding in self.tokenizer.encode_batch(missing)]
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+        start, begun, told = 0, time.time(), time.time()
+        # One table up front: small tensors that outlive large temporaries, allocated in between
+        # them, fragment the heap until memory runs out (22 GB for 70,000 texts, seen).
+        table = torch.empty(len(missing), self.encoder.width, dtype=torch.float16)
+        while start < len(order):
+            width, end = len(rows[order[start]]), start
+            while end < len(order) and (end - start + 1) * len(rows[order[end]]) <= budget:
+                width, end = len(rows[order[end]]), end + 1
+            chunk = order[start : max(end, start + 1)]
+            ids = torch.zeros(len(chunk), width, dtype=torch.long)
+            mask = torch.zeros(len(chunk), width, dtype=torch.bool)
+            for row, i in enumerate(chunk):
+                ids[row, : len(rows[i])] = torch.tensor(rows[i])
+                mask[row, : len(rows[i])] = True
+            with torch.inference_mode():
+                table[chunk] = self.encoder(ids, mask).half()
+            start += len(chunk)
+            if time.time() - told > 15:
+                told = time.time()
+                print(f"encoded {start}/{len(order)} texts, {told - begun:.0f} s", file=sys.stderr)
+        self.vectors.update(zip(missing, table, strict=True))
+
+    def save(self) -> None:
+        """Write all vectors to the cache file."""
+        if self.cache is None:
+            return
+        self.cache.parent.mkdir(parents=True, exist_ok=True)
+        stored = {"texts": list(self.vectors), "vectors": torch.stack(list(self.vectors.values()))}
+        torch.save(stored, self.cache)
+
+    def vectors_of(self, texts: Sequence[str]) -> Tensor:
+        """Float32 [n, d_text], computed where missing."""
+        self.encode(texts)
+        return torch.stack([self.vectors[t] for t in texts]).float()
+
+
+def byte_rows(texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """UTF-8 bytes of each text, cut at ``MAX_BYTES``: int64 [n, L] and mask bool [n, L]."""
+    rows = [text.encode("utf-8", "surrogatepass")[:MAX_BYTES] for text in texts]
+    out = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
+    mask = torch.zeros(out.shape, dtype=torch.bool)
+    for i, row in enumerate(rows):
+        out[i, : len(row)] = torch.tensor(list(row))
+        mask[i, : len(row)] = True
+    return out, mask

@@ -1,0 +1,51 @@
+"""ppedge: a small language model on this machine writes like its owner, offline."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ppedge.errors import HistoryError, ModelError, PlugError, PpedgeError, StoreError
+    from ppedge.history import Note, read_notes
+    from ppedge.llm import LLM
+    from ppedge.persona import Persona
+    from ppedge.personalizer import Answer, Conditioning, Personalizer
+    from ppedge.plug import Plug
+    from ppedge.pooling import pool
+    from ppedge.sampling import Sampling
+
+__all__ = [
+    "LLM",
+    "Answer",
+    "Conditioning",
+    "HistoryError",
+    "ModelError",
+    "Note",
+    "Persona",
+    "Personalizer",
+    "Plug",
+    "PlugError",
+    "PpedgeError",
+    "Sampling",
+    "StoreError",
+    "pool",
+    "read_notes",
+]
+
+_MODULES = {
+    "errors": ("HistoryError", "ModelError", "PlugError", "PpedgeError", "StoreError"),
+    "history": ("Note", "read_notes"),
+    "llm": ("LLM",),
+    "persona": ("Persona",),
+    "personalizer": ("Answer", "Conditioning", "Personalizer"),
+    "plug": ("Plug",),
+    "pooling": ("pool",),
+    "sampling": ("Sampling",),
+}
+_HOME = {name: f"ppedge.{module}" for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    """Import what is asked for when it is asked for: a reader of notes needs no llama.cpp."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'ppedge' has no attribute '{name}'")
+    return getattr(import_module(_HOME[name]), name)

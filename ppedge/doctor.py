@@ -1,0 +1,88 @@
+"""`ppedge doctor`: what was found, what is missing, and the exact command that mends it."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from ppedge.defaults import data_home, find_model, find_plug
+from ppedge.errors import PpedgeError
+from ppedge.llm import LLM
+from ppedge.plug import Plug
+from ppedge.pooling import backend
+
+_RUNTIME_PACKAGES = ("llama-cpp-python", "onnxruntime", "numpy", "tokenizers", "click")
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line of the report.
+
+    Attributes:
+        name: what was looked at.
+        ok: whether it is as it should be.
+        detail: what was found.
+        mend: the command or step that mends it; "" where nothing is wrong.
+    """
+
+    name: str
+    ok: bool
+    detail: str
+    mend: str = ""
+
+
+def diagnose(model: str | None = None, plug: str | None = None) -> list[Check]:
+    """Look at everything that a personalised answer needs; changes nothing."""
+    checks = [
+        Check("python", True, f"{platform.python_version()} on {platform.platform()}"),
+        *(_package(name) for name in _RUNTIME_PACKAGES),
+        _guard("kernel", lambda: f"history pooling runs on {backend()}", "unset PPEDGE_SIMD"),
+    ]
+    opened: list[Plug] = []
+
+    def open_plug() -> str:
+        opened.append(Plug(find_plug(plug)))
+        manifest = opened[0].manifest
+        return f"{manifest.name} at {opened[0].path}, every file as its manifest says"
+
+    checks.append(_guard("plug", open_plug, "pip install --force-reinstall --no-deps ppedge"))
+    checks.append(_model(model, opened[0] if opened else None))
+    checks.append(_data_folder(data_home()))
+    return checks
+
+
+def _guard(name: str, look: Callable[[], str], mend: str) -> Check:
+    try:
+        return Check(name, True, look())
+    except PpedgeError as error:
+        return Check(name, False, str(error), mend)
+
+
+def _package(name: str) -> Check:
+    try:
+        return Check(name, True, version(name))
+    except PackageNotFoundError:
+        return Check(name, False, "not installed", f"pip install {name}")
+
+
+def _model(model: str | None, plug: Plug | None) -> Check:
+    try:
+        with LLM(find_model(model), n_ctx=64) as llm:
+            if plug is not None:
+                plug.check_model(llm.fingerprint, llm.path)
+            rows = f"{llm.architecture}, {llm.n_embd} wide, {llm.n_vocab} tokens"
+            fits = "; fits the plug" if plug else ""
+            return Check("model", True, f"{llm.path} ({rows}){fits}")
+    except PpedgeError as error:
+        return Check("model", False, str(error), "ppedge doctor --model PATH.gguf --plug PATH")
+
+
+def _data_folder(folder: Path) -> Check:
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    if nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK):
+        return Check("data", True, f"stores go to {folder}")
+    return Check("data", False, f"{nearest} cannot be written", "export PPEDGE_HOME=FOLDER")

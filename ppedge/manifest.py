@@ -1,0 +1,264 @@
+"""`plug.json`: what a plug says of itself, read as hostile input."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from ppedge.errors import ModelError, PlugError
+from ppedge.fingerprint import Fingerprint
+from ppedge.prompt import Part
+
+SCHEMA = 1
+MANIFEST_NAME = "plug.json"
+MAX_MANIFEST_BYTES = 1 << 20
+MAX_FILE_BYTES = 1 << 30
+# A plain name: no folder, no drive, nothing hidden, nothing that leads out of the plug.
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_MAX_WIDTH = 1 << 16
+_NOTE_FIELDS = ("input", "output")
+
+_Kind = TypeVar("_Kind")
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """A file of the plug: its size in bytes and its SHA-256 (hex)."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderSpec:
+    """The note and prompt encoder.
+
+    Attributes:
+        file: ONNX; int64 ``ids`` [1, L] (and int64 ``bytes`` [1, B], if ``max_bytes``) ->
+            float32 ``key`` [d_key], ``value`` [d_value], ``query`` [d_key].
+        tokenizer: a tokenizer.json.
+        max_tokens: texts are cut to this many tokens, the special ones included.
+        max_bytes: length that the UTF-8 bytes of a text are cut to; 0: the graph takes none.
+        d_key: width of keys and queries.
+        d_value: width of values.
+        key_fields: note fields for the key, the first that is not empty ("input", "output").
+        value_fields: likewise for the value.
+    """
+
+    file: str
+    tokenizer: str
+    max_tokens: int
+    max_bytes: int
+    d_key: int
+    d_value: int
+    key_fields: tuple[str, ...]
+    value_fields: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectorSpec:
+    """The projector: ONNX, float32 ``pooled`` [d_value] -> ``soft`` [n_soft, n_embd]."""
+
+    file: str
+    n_soft: int
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """Everything in `plug.json`.
+
+    Attributes:
+        name: what the plug is called.
+        licence: SPDX expression of the plug's files.
+        files: every file of the plug but the manifest.
+        llm: fingerprint of the language model that it was trained for.
+        llm_name: what that model is called, for messages.
+        encoder: the note and prompt encoder.
+        null_note: file with the null note: float32 LE key [d_key], then value [d_value].
+        attention_scale: factor of the scores q . k before the softmax.
+        projector: pooled value to soft tokens.
+        template: the prompt template.
+        about: training data, command, scores; free-form JSON, for people.
+    """
+
+    name: str
+    licence: str
+    files: dict[str, FileEntry]
+    llm: Fingerprint
+    llm_name: str
+    encoder: EncoderSpec
+    null_note: str
+    attention_scale: float
+    projector: ProjectorSpec
+    template: tuple[Part, ...]
+    about: dict[str, Any]
+
+
+def parse_manifest(data: bytes, where: str) -> Manifest:
+    """Read and check a manifest.
+
+    Args:
+        data: the bytes of `plug.json`.
+        where: named in every error.
+
+    Raises:
+        PlugError: it is too large, not JSON, of another schema, or a field is missing or wrong.
+    """
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise PlugError(f"{where}: larger than {MAX_MANIFEST_BYTES} bytes; no plug is")
+    try:
+        raw = json.loads(data.decode("utf-8"))
+    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise PlugError(f"{where}: not valid JSON: {error}") from None
+    top = _Fields(raw, where)
+    schema = top.get("schema", int)
+    if schema != SCHEMA:
+        raise PlugError(
+            f"{where}: schema {schema}, but this ppedge reads schema {SCHEMA}; "
+            "install the ppedge that the plug was made for"
+        )
+    files = {name: _file_entry(top.inside("files"), name) for name in top.inside("files").raw}
+    llm = top.inside("llm")
+    try:
+        fingerprint = Fingerprint.from_json(llm.inside("fingerprint").raw)
+    except ModelError as error:
+        raise PlugError(f"{where}: {error}") from None
+    projector = top.inside("projector")
+    return Manifest(
+        name=top.text("name"),
+        licence=top.text("licence"),
+        files=files,
+        llm=fingerprint,
+        llm_name=llm.text("name"),
+        encoder=_encoder_spec(top.inside("encoder"), files),
+        null_note=top.file("null_note", files),
+        attention_scale=top.positive("attention_scale"),
+        projector=ProjectorSpec(
+            file=projector.file("file", files), n_soft=projector.count("n_soft", 1, 1024)
+        ),
+        template=_template(top.get("template", list), where),
+        about=top.inside("about").raw,
+    )
+
+
+class _Fields:
+    """A JSON object whose fields are read one by one, each error naming the field."""
+
+    def __init__(self, raw: object, where: str) -> None:
+        if not isinstance(raw, dict):
+            raise PlugError(f"{where}: must be an object, not {type(raw).__name__}")
+        self.raw: dict[str, Any] = raw
+        self.where = where
+
+    def wrong(self, name: str, wanted: str) -> PlugError:
+        found = json.dumps(self.raw[name])[:60]
+        return PlugError(f"{self.where}: field '{name}' must be {wanted}, not {found}")
+
+    def get(self, name: str, kind: type[_Kind]) -> _Kind:
+        if name not in self.raw:
+            raise PlugError(f"{self.where}: field '{name}' is missing")
+        value = self.raw[name]
+        if type(value) is not kind:
+            raise self.wrong(name, f"of type {kind.__name__}")
+        return value
+
+    def inside(self, name: str) -> _Fields:
+        return _Fields(self.get(name, dict), f"{self.where}: {name}")
+
+    def text(self, name: str) -> str:
+        value = self.get(name, str)
+        if not value.isprintable() or not 1 <= len(value) <= 200:
+            raise self.wrong(name, "1 to 200 printable characters")
+        return value
+
+    def count(self, name: str, low: int, high: int) -> int:
+        value = self.get(name, int)
+        if not low <= value <= high:
+            raise self.wrong(name, f"{low} to {high}")
+        return value
+
+    def positive(self, name: str) -> float:
+        value = self.raw.get(name)
+        # NaN fails every comparison; True is an int to isinstance.
+        if type(value) is bool or not isinstance(value, int | float) or not 0 < value < 1e6:
+            raise PlugError(f"{self.where}: field '{name}' must be a number above 0")
+        return float(value)
+
+    def file(self, name: str, files: dict[str, FileEntry]) -> str:
+        value = self.text(name)
+        if value not in files:
+            raise self.wrong(name, "one of the names in 'files'")
+        return value
+
+
+def _file_entry(files: _Fields, name: str) -> FileEntry:
+    if not _FILE_NAME.fullmatch(name) or name == MANIFEST_NAME:
+        raise PlugError(f"{files.where}: {name[:60]!r} is not a plain file name")
+    entry = files.inside(name)
+    sha256 = entry.get("sha256", str)
+    if not _SHA256.fullmatch(sha256):
+        raise entry.wrong("sha256", "64 lower-case hex digits")
+    return FileEntry(entry.count("bytes", 0, MAX_FILE_BYTES), sha256)
+
+
+def _encoder_spec(encoder: _Fields, files: dict[str, FileEntry]) -> EncoderSpec:
+    def note_fields(name: str) -> tuple[str, ...]:
+        value = encoder.get(name, list)
+        if not value or any(field not in _NOTE_FIELDS for field in value):
+            raise encoder.wrong(name, f"a list of {' or '.join(_NOTE_FIELDS)}")
+        return tuple(value)
+
+    return EncoderSpec(
+        file=encoder.file("file", files),
+        tokenizer=encoder.file("tokenizer", files),
+        max_tokens=encoder.count("max_tokens", 3, 8192),
+        max_bytes=encoder.count("max_bytes", 0, 1 << 16),
+        d_key=encoder.count("d_key", 1, _MAX_WIDTH),
+        d_value=encoder.count("d_value", 1, _MAX_WIDTH),
+        key_fields=note_fields("key_fields"),
+        value_fields=note_fields("value_fields"),
+    )
+
+
+def _template(parts: list[Any], where: str) -> tuple[Part, ...]:
+    template: list[Part] = []
+    for number, part in enumerate(parts):
+        fields = _Fields(part, f"{where}: template[{number}]")
+        if set(fields.raw) == {"text"}:
+            template.append(Part(text=fields.get("text", str)))
+        elif set(fields.raw) == {"slot"} and fields.raw["slot"] in ("prompt", "soft"):
+            template.append(Part(slot=fields.raw["slot"]))
+        else:
+            raise PlugError(
+                f'{fields.where}: must be {{"text": ...}}, {{"slot": "prompt"}} or '
+                '{"slot": "soft"}'
+            )
+    slots = [part.slot for part in template if part.slot]
+    if sorted(slots) != ["prompt", "soft"]:
+        raise PlugError(f"{where}: template must hold the slots prompt and soft once each")
+    return tuple(template)
+
+
+def manifest_json(manifest: Manifest) -> str:
+    """Write a manifest as `parse_manifest` reads it."""
+    spec, projector = manifest.encoder, manifest.projector
+    value = {
+        "schema": SCHEMA,
+        "name": manifest.name,
+        "licence": manifest.licence,
+        "llm": {"name": manifest.llm_name, "fingerprint": manifest.llm.to_json()},
+        "encoder": {name: getattr(spec, name) for name in EncoderSpec.__slots__},
+        "null_note": manifest.null_note,
+        "attention_scale": manifest.attention_scale,
+        "projector": {"file": projector.file, "n_soft": projector.n_soft},
+        "template": [{"slot": p.slot} if p.slot else {"text": p.text} for p in manifest.template],
+        "about": manifest.about,
+        "files": {
+            name: {"bytes": entry.bytes, "sha256": entry.sha256}
+            for name, entry in sorted(manifest.files.items())
+        },
+    }
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"

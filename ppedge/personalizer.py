@@ -1,0 +1,202 @@
+"""The whole walk in one class: history, prompt, soft tokens, answer. What an app embeds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ppedge.defaults import find_model, find_plug
+from ppedge.history import Note
+from ppedge.llm import LLM, Generation
+from ppedge.persona import Persona
+from ppedge.plug import Plug
+from ppedge.prompt import Segment, render
+from ppedge.sampling import Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class Conditioning:
+    """What a persona says to one prompt.
+
+    Attributes:
+        soft: soft tokens, float32 [n_soft, n_embd].
+        null_weight: attention weight of the null note, 0 to 1.
+        heaviest: the notes that weigh most, with their attention weights, heaviest first.
+        seconds: time by stage ("encode", "pool", "project").
+    """
+
+    soft: NDArray[np.float32]
+    null_weight: float
+    heaviest: list[tuple[Note, float]]
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer on its way: iterate for pieces of text; `cancel` ends it from any thread.
+
+    Attributes:
+        generation: the run; text, counts, finish and seconds are there once it has ended.
+        conditioning: what the persona said; None without a persona.
+    """
+
+    generation: Generation
+    conditioning: Conditioning | None
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the answer's pieces as they are made."""
+        return iter(self.generation)
+
+    def read(self) -> str:
+        """Wait for the whole answer."""
+        return self.generation.read()
+
+    def cancel(self) -> None:
+        """End the answer soon; safe from any thread."""
+        self.generation.cancel()
+
+
+class Personalizer:
+    """A frozen language model and a plug that fits it.
+
+    >>> with Personalizer.open() as personalizer:
+    ...     with personalizer.persona("personas/me") as persona:
+    ...         persona.add(notes, personalizer.plug.encode_notes)
+    ...         for piece in personalizer.stream("Write a note about rain", persona):
+    ...             print(piece, end="")
+    """
+
+    def __init__(self, llm: LLM, plug: Plug) -> None:
+        """Join a model and a plug.
+
+        Raises:
+            PlugError: the plug was made for another model.
+        """
+        plug.check_model(llm.fingerprint, llm.path)
+        self.llm = llm
+        self.plug = plug
+
+    @classmethod
+    def open(
+        cls,
+        model: str | Path | None = None,
+        plug: str | Path | None = None,
+        *,
+        n_ctx: int = 2048,
+        n_threads: int | None = None,
+        verbose: bool = False,
+    ) -> Personalizer:
+        """Load a model and a plug, the defaults where none is named.
+
+        Args:
+            model: a GGUF file.
+            plug: a plug's folder or .zip.
+            n_ctx: positions of the model's context.
+            n_threads: CPU threads; None chooses.
+            verbose: let llama.cpp write to stderr.
+
+        Raises:
+            ModelError: the model is missing, damaged or not supported.
+            PlugError: the plug is missing, damaged, unsafe, or for another model.
+        """
+        # The plug first: it is checked in milliseconds, a model is not.
+        opened = Plug(find_plug(plug), n_threads=n_threads)
+        llm = LLM(find_model(model), n_ctx=n_ctx, n_threads=n_threads, verbose=verbose)
+        try:
+            return cls(llm, opened)
+        except BaseException:
+            llm.close()
+            raise
+
+    def __enter__(self) -> Self:
+        """Return self."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the model."""
+        self.close()
+
+    def close(self) -> None:
+        """Free the model; safe to call twice."""
+        self.llm.close()
+
+    def persona(self, path: str | Path, *, read_only: bool = False) -> Persona:
+        """Open, or make, the persona store in folder ``path`` in this plug's space.
+
+        Raises:
+            StoreError: it cannot be opened, or belongs to another plug.
+        """
+        return Persona.open(path, self.plug.space, read_only=read_only)
+
+    def condition(self, prompt: str, persona: Persona, *, heaviest: int = 3) -> Conditioning:
+        """Pool a persona for ``prompt`` into soft tokens.
+
+        Args:
+            prompt: what is asked.
+            persona: whose notes; may be empty (the null note then stands alone).
+            heaviest: how many of the heaviest notes to name.
+
+        Raises:
+            PlugError: the plug's graphs fail.
+            StoreError: the store cannot be read.
+        """
+        began = time.perf_counter()
+        query = self.plug.encode_prompt(prompt)
+        encoded = time.perf_counter()
+        pooled = persona.pool(query, scale=self.plug.manifest.attention_scale)
+        pool_ended = time.perf_counter()
+        soft = self.plug.soft_tokens(pooled.value)
+        projected = time.perf_counter()
+        assert pooled.weights is not None  # Persona.pool always asks for them.
+        return Conditioning(
+            soft=soft,
+            null_weight=float(pooled.weights[0]),
+            heaviest=persona.heaviest(pooled.weights, heaviest),
+            seconds={
+                "encode": encoded - began,
+                "pool": pool_ended - encoded,
+                "project": projected - pool_ended,
+            },
+        )
+
+    def segments(self, prompt: str, soft: NDArray[np.float32] | None) -> list[Segment]:
+        """What the model is given for ``prompt``; without ``soft``, no persona."""
+        return render(self.plug.manifest.template, prompt, soft)
+
+    def stream(
+        self,
+        prompt: str,
+        persona: Persona | None = None,
+        sampling: Sampling | None = None,
+        *,
+        heaviest: int = 3,
+    ) -> Answer:
+        """Answer ``prompt`` as the persona's owner would.
+
+        Args:
+            prompt: what is asked.
+            persona: whose notes; None answers as the bare model does.
+            sampling: how tokens are chosen.
+            heaviest: how many of the heaviest notes to name.
+
+        Raises:
+            ModelError: the prompt does not fit the context; raised here or while iterating.
+            PlugError, StoreError: as `condition`.
+        """
+        conditioning = None
+        if persona is not None:
+            conditioning = self.condition(prompt, persona, heaviest=heaviest)
+        segments = self.segments(prompt, conditioning.soft if conditioning else None)
+        return Answer(self.llm.generate(segments, sampling), conditioning)

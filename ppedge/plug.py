@@ -1,0 +1,176 @@
+"""A plug: a folder or .zip of graphs and a manifest, verified before anything in it is opened."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ppedge.encoder import TextEncoder, open_session, run
+from ppedge.errors import PlugError
+from ppedge.fingerprint import Fingerprint
+from ppedge.history import Note
+from ppedge.manifest import (
+    MANIFEST_NAME,
+    MAX_FILE_BYTES,
+    MAX_MANIFEST_BYTES,
+    Manifest,
+    parse_manifest,
+)
+from ppedge.rows import Space
+
+
+class PlugFiles:
+    """The files of a plug, in a folder or a .zip of it, read with bounds."""
+
+    def __init__(self, path: Path) -> None:
+        """Look at ``path``; nothing is read yet.
+
+        Raises:
+            PlugError: there is no folder or .zip there.
+        """
+        self.path = path
+        if not path.exists():
+            raise PlugError(f"{path}: no such plug (give a folder or a .zip)")
+        if not path.is_dir() and not zipfile.is_zipfile(path):
+            raise PlugError(f"{path}: neither a folder nor a .zip")
+
+    def read(self, name: str, limit: int) -> bytes:
+        """Return the bytes of one file of at most ``limit`` bytes.
+
+        Raises:
+            PlugError: it is missing, too large, or unreadable.
+        """
+        try:
+            data = self._read(name, limit + 1)
+        except KeyError:
+            raise PlugError(f"{self.path}: {name} is missing") from None
+        except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+            raise PlugError(f"{self.path}: cannot read {name}: {error}") from None
+        if len(data) > limit:
+            raise PlugError(f"{self.path}: {name} is larger than {limit} bytes")
+        return data
+
+    def _read(self, name: str, limit: int) -> bytes:
+        if self.path.is_dir():
+            file = self.path / name
+            if not file.is_file():
+                raise KeyError(name)
+            with file.open("rb") as stream:
+                return stream.read(limit)
+        with zipfile.ZipFile(self.path) as archive:
+            # A zip of a folder holds the files one folder down.
+            names = [n for n in archive.namelist() if n in (name, f"{self.path.stem}/{name}")]
+            if not names:
+                raise KeyError(name)
+            with archive.open(names[0]) as stream:
+                return stream.read(limit)
+
+
+class Plug:
+    """An open plug: encodes notes and prompts, and projects pooled values to soft tokens.
+
+    Attributes:
+        path: where it was opened from.
+        manifest: what it says of itself.
+        sha256: hex; identifies the plug, over its manifest, which holds the hash of every file.
+        space: what a persona store needs to know of it.
+    """
+
+    def __init__(self, path: str | Path, *, n_threads: int | None = None) -> None:
+        """Open and verify a plug.
+
+        Args:
+            path: a folder, or a .zip of it.
+            n_threads: threads of the encoder; None takes one a physical core.
+
+        Raises:
+            PlugError: a file is missing, damaged or unsafe, or not what the manifest says.
+        """
+        self.path = Path(path)
+        files = PlugFiles(self.path)
+        data = files.read(MANIFEST_NAME, MAX_MANIFEST_BYTES)
+        self.sha256 = hashlib.sha256(data).hexdigest()
+        self.manifest: Manifest = parse_manifest(data, f"{self.path}: {MANIFEST_NAME}")
+        spec = self.manifest.encoder
+        graph = self._verified(files, spec.file)
+        tokenizer = self._verified(files, spec.tokenizer)
+        null_key, null_value = self._null_note(self._verified(files, self.manifest.null_note))
+        self._encoder = TextEncoder(graph, tokenizer, spec, str(self.path), n_threads)
+        self._projector = open_session(
+            self._verified(files, self.manifest.projector.file), f"{self.path}: projector", 1
+        )
+        self.space = Space(
+            d_key=spec.d_key,
+            d_value=spec.d_value,
+            encoder_sha256=self.manifest.files[spec.file].sha256,
+            plug_sha256=self.sha256,
+            null_key=null_key,
+            null_value=null_value,
+        )
+
+    def encode_notes(
+        self, notes: Sequence[Note]
+    ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        """Yield (key float32 [d_key], value float32 [d_value]) for each note, in order.
+
+        Each note is run by itself, so its bits do not depend on the notes beside it.
+        """
+        for note in notes:
+            yield self._encoder.note(note)
+
+    def encode_prompt(self, prompt: str) -> NDArray[np.float32]:
+        """Encode a prompt to the query float32 [d_key]."""
+        return self._encoder.query(prompt)
+
+    def soft_tokens(self, pooled: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Project a pooled value float32 [d_value] to soft tokens float32 [n_soft, n_embd].
+
+        Raises:
+            PlugError: the graph fails or its output is not what the manifest says.
+        """
+        shape = (self.manifest.projector.n_soft, self.manifest.llm.n_embd)
+        where = f"{self.path}: projector"
+        [soft] = run(self._projector, {"pooled": pooled}, {"soft": shape}, where)
+        return soft
+
+    def check_model(self, found: Fingerprint, model: str | Path) -> None:
+        """Refuse a language model that this plug was not trained for.
+
+        Raises:
+            PlugError: naming both sides.
+        """
+        differences = self.manifest.llm.mismatches(found)
+        if differences:
+            raise PlugError(
+                f"plug {self.manifest.name} was made for {self.manifest.llm_name}, and {model} is "
+                f"another model ({'; '.join(differences)}); give the right one with --model, or a "
+                "plug made for this model with --plug"
+            )
+
+    def _verified(self, files: PlugFiles, name: str) -> bytes:
+        entry = self.manifest.files[name]
+        data = files.read(name, min(entry.bytes, MAX_FILE_BYTES))
+        if len(data) != entry.bytes or hashlib.sha256(data).hexdigest() != entry.sha256:
+            raise PlugError(
+                f"{self.path}: {name} is not the file that {MANIFEST_NAME} describes "
+                "(damaged or changed); get the plug anew"
+            )
+        return data
+
+    def _null_note(self, data: bytes) -> tuple[NDArray[np.float16], NDArray[np.float16]]:
+        spec = self.manifest.encoder
+        if len(data) != 4 * (spec.d_key + spec.d_value):
+            raise PlugError(
+                f"{self.path}: {self.manifest.null_note} has {len(data)} bytes, not "
+                f"4 x ({spec.d_key} + {spec.d_value})"
+            )
+        row = np.frombuffer(data, "<f4")
+        if not np.isfinite(row).all():
+            raise PlugError(f"{self.path}: {self.manifest.null_note} holds a number not finite")
+        half = row.astype(np.float16)
+        return half[: spec.d_key], half[spec.d_key :]
