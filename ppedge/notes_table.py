@@ -33,7 +33,7 @@ CREATE TABLE store (
 CREATE TABLE notes (
     num INTEGER PRIMARY KEY, identity BLOB NOT NULL UNIQUE, digest BLOB NOT NULL,
     id TEXT NOT NULL, time REAL, crc INTEGER NOT NULL, mark INTEGER NOT NULL DEFAULT 0,
-    input TEXT NOT NULL, output TEXT NOT NULL);
+    seal INTEGER NOT NULL, input TEXT NOT NULL, output TEXT NOT NULL);
 CREATE INDEX notes_digest ON notes (digest);
 CREATE INDEX notes_mark ON notes (mark) WHERE mark <> 0;
 CREATE TABLE rows (row INTEGER PRIMARY KEY, note INTEGER NOT NULL UNIQUE);
@@ -172,8 +172,8 @@ class NotesTable:
         found = self._db.execute(
             "SELECT *, (SELECT coalesce(max(row), 0) FROM rows) FROM store"
         ).fetchone()
-        if found is None:
-            raise sqlite3.DatabaseError("the row of table store is missing")
+        if found is None or None in found:
+            raise sqlite3.DatabaseError("table store is incomplete")
         *layout, generation, version, erasing, null_crc, n_notes = found
         return State(Layout(*layout), generation, version, bool(erasing), null_crc, n_notes)
 
@@ -198,21 +198,25 @@ class NotesTable:
 
     def order(self) -> list[int]:
         """Note numbers in row order, from row 1."""
-        return [num for (num,) in self._db.execute("SELECT note FROM rows ORDER BY row")]
+        nums = [num for (num,) in self._db.execute("SELECT note FROM rows ORDER BY row")]
+        if None in nums:
+            raise sqlite3.DatabaseError("a row has no note")
+        return nums
 
     def note(self, num: int) -> Note:
         """Read one note."""
-        found = self._db.execute(
-            "SELECT output, input, id, time FROM notes WHERE num = ?", (num,)
-        ).fetchone()
-        return Note(*found)
+        return self._one_note("SELECT output, input, id, time FROM notes WHERE num = ?", num)
 
     def note_at(self, row: int) -> Note:
         """Read the note of a row."""
-        found = self._db.execute(
-            "SELECT output, input, id, time FROM rows JOIN notes ON num = note WHERE row = ?",
-            (row,),
-        ).fetchone()
+        return self._one_note(
+            "SELECT output, input, id, time FROM rows JOIN notes ON num = note WHERE row = ?", row
+        )
+
+    def _one_note(self, query: str, key: int) -> Note:
+        found = self._db.execute(query, (key,)).fetchone()
+        if found is None:
+            raise sqlite3.DatabaseError(f"a note is missing ({key})")
         return Note(*found)
 
     def walk(self, where: str = "1", values: Sequence[object] = ()) -> Iterator[tuple[int, Note]]:
@@ -284,6 +288,13 @@ class NotesTable:
             "FROM rows JOIN notes ON num = note ORDER BY row"
         )
 
+    def broken_seals(self) -> list[int]:
+        """Rows of the notes whose id, time or mark is not as it was written."""
+        found = self._db.execute(
+            "SELECT row FROM rows JOIN notes ON num = note WHERE seal <> seal(id, time, mark)"
+        )
+        return [row for (row,) in found]
+
     def totals(self) -> tuple[int, int, float | None, float | None]:
         """(UTF-8 bytes of text, notes with an id, earliest time, latest time)."""
         found = self._db.execute(
@@ -295,15 +306,21 @@ class NotesTable:
     def integrity(self) -> list[str]:
         """What SQLite finds wrong with the file; empty when sound."""
         found = [line for (line,) in self._db.execute("PRAGMA integrity_check(10)")]
-        return [] if found == ["ok"] else found
+        if found != ["ok"]:
+            return found
+        n_rows, first, last, n_notes = self._db.execute(
+            "SELECT count(*), min(row), max(row), (SELECT count(*) FROM notes) FROM rows"
+        ).fetchone()
+        whole = n_rows == n_notes and (not n_rows or (first, last) == (1, n_rows))
+        return [] if whole else [f"{n_rows} rows, {first} to {last}, of {n_notes} notes"]
 
     # --- changing ---
 
     def insert(self, note: Note, crc: int) -> int:
         """Add a note without a row; returns its number."""
         cursor = self._db.execute(
-            "INSERT INTO notes (identity, digest, id, time, crc, input, output) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO notes (identity, digest, crc, input, output, id, time, seal) "
+            "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, seal(?6, ?7, 0))",
             (identity(note), *_columns(note, crc)),
         )
         return int(cursor.lastrowid or 0)
@@ -311,9 +328,9 @@ class NotesTable:
     def update(self, num: int, note: Note, crc: int) -> None:
         """Replace the content of a note."""
         self._db.execute(
-            "UPDATE notes SET digest = ?, id = ?, time = ?, crc = ?, input = ?, output = ? "
-            "WHERE num = ?",
-            (*_columns(note, crc), num),
+            "UPDATE notes SET digest = ?2, crc = ?3, input = ?4, output = ?5, id = ?6, time = ?7, "
+            "seal = seal(?6, ?7, mark) WHERE num = ?1",
+            (num, *_columns(note, crc)),
         )
 
     def set_crc(self, num: int, crc: int) -> None:
@@ -322,7 +339,9 @@ class NotesTable:
 
     def set_mark(self, num: int, mark: int) -> None:
         """Replace the mark of a note."""
-        self._db.execute("UPDATE notes SET mark = ? WHERE num = ?", (mark, num))
+        self._db.execute(
+            "UPDATE notes SET mark = ?1, seal = seal(id, time, ?1) WHERE num = ?2", (mark, num)
+        )
 
     def append_row(self, row: int, num: int) -> None:
         """Give a note the next row."""
@@ -383,7 +402,7 @@ class NotesTable:
 
 
 def _columns(note: Note, crc: int) -> tuple[object, ...]:
-    return bytes.fromhex(note.digest), note.id, note.time, crc, note.input, note.output
+    return bytes.fromhex(note.digest), crc, note.input, note.output, note.id, note.time
 
 
 def _marks(values: Collection[object]) -> str:

@@ -158,17 +158,23 @@ class Persona:
     # --- reading ---
 
     def notes(
-        self, *, text: str | None = None, before: float | None = None, after: float | None = None
+        self,
+        *,
+        ids: Collection[str] | None = None,
+        text: str | None = None,
+        before: float | None = None,
+        after: float | None = None,
     ) -> Iterator[Note]:
         """Yield the notes in row order, all or those that meet every criterion given.
 
         Args:
+            ids: ids or ``sha256:`` handles; each must name a note.
             text: appears in input or output, upper and lower case alike.
             before: written before this moment (Unix seconds).
             after: written at or after this moment (Unix seconds).
         """
         with sqlite_errors(self._table.path):
-            for _, note in self._table.select(Selection(None, text, before, after)):
+            for _, note in self._table.select(Selection(ids, text, before, after)):
                 yield note
 
     def get(self, name: str) -> Note:

@@ -24,11 +24,15 @@ def find_problems(folder: Path, table: NotesTable, space: Space | None) -> list[
     Returns:
         The problems, most general first.
     """
+    modes = list(_modes(folder))
+    if damage := table.integrity():
+        advice = "move the folder away and add the notes again"
+        return [*modes, *(Problem(f"{table.path}: {line}; {advice}") for line in damage)]
     state = table.state()
-    problems = [*_modes(folder), *_database(table, state)]
+    problems = [*modes, *_erasing(state), *_texts(table)]
     if space and space.layout != state.layout:
         return [*problems, Problem("the store belongs to another plug", repairable=True)]
-    return [*problems, *_rows(folder, table, state), *_texts(table)]
+    return [*problems, *_rows(folder, table, state)]
 
 
 def _modes(folder: Path) -> Iterator[Problem]:
@@ -40,9 +44,7 @@ def _modes(folder: Path) -> Iterator[Problem]:
             yield Problem(f"{path} has mode {mode:04o}: others can read it; chmod {wanted:o} it")
 
 
-def _database(table: NotesTable, state: State) -> Iterator[Problem]:
-    for line in table.integrity():
-        yield Problem(f"{table.path}: {line}; move the folder away and add the notes again")
+def _erasing(state: State) -> Iterator[Problem]:
     if state.erasing:
         yield Problem("removed text is not erased yet; open the store again to finish")
 
@@ -63,6 +65,8 @@ def _rows(folder: Path, table: NotesTable, state: State) -> Iterator[Problem]:
 
 def _texts(table: NotesTable) -> Iterator[Problem]:
     stored = ((key, digest) for _, _, key, digest, *_ in table.checksums())
+    broken = {table.note_at(row) for row in table.broken_seals()}
     for (_, note), (key, digest) in zip(table.walk(), stored, strict=True):
-        if identity(note) != key or bytes.fromhex(note.digest) != digest:
-            yield Problem(f"the text of note {handle(note)} is damaged; add that note again")
+        sound = identity(note) == key and bytes.fromhex(note.digest) == digest
+        if not sound or note in broken:
+            yield Problem(f"note {handle(note)} is damaged; forget it, and add it again")

@@ -1,0 +1,45 @@
+"""What the commands tell a person on stderr while they work."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import click
+
+from ppedge.history import NoteReader
+
+_SHOWN_ERRORS = 5
+_SECONDS_BETWEEN = 0.1
+
+
+class Progress:
+    """Counts notes on stderr, on one line of a terminal; says nothing elsewhere."""
+
+    def __init__(self) -> None:
+        """Begin a count."""
+        self._shown = 0.0
+        self._line = ""
+
+    def __call__(self, done: int, total: int | None) -> None:
+        """Show ``done`` notes of ``total`` (None when that is not known)."""
+        now = time.monotonic()
+        if sys.stderr.isatty() and (done == total or now - self._shown > _SECONDS_BETWEEN):
+            self._shown = now
+            self._line = (
+                f"ppedge: notes {done}" if total is None else f"ppedge: notes {done}/{total}"
+            )
+            click.echo(f"\r{self._line}", nl=False, err=True)
+
+    def end(self) -> None:
+        """End the line, if one was begun."""
+        if self._line:
+            click.echo(err=True)
+
+
+def tell_skipped(reader: NoteReader) -> None:
+    """Say which lines of a history were passed over."""
+    for error in reader.skipped[:_SHOWN_ERRORS]:
+        click.echo(f"ppedge: skipped: {error}", err=True)
+    if reader.skipped:
+        click.echo(f"ppedge: skipped {len(reader.skipped)} bad lines", err=True)
