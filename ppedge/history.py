@@ -185,6 +185,7 @@ class NoteReader(Iterator[Note]):
         self.skipped: list[HistoryError] = []
         self._source = source
         self._skip_bad = skip_bad
+        self._begun = False
         self._line_of_id: dict[str, int] = {}
         self._notes = self._walk()
 
@@ -206,11 +207,12 @@ class NoteReader(Iterator[Note]):
                 raise HistoryError(f"{self.name}: cannot be read: {error.strerror}") from error
 
     def _note(self, number: int, line: bytes) -> Note | None:
-        if number == 1:
-            self._check_format(line)
+        if not line.strip():
+            return None
+        if not self._begun:
+            self._check_format(number, line)
+            self._begun = True
         try:
-            if not line.strip():
-                return None
             note = note_from_fields(_decode(line))
             self._check_id(note.id, number)
         except HistoryError as error:
@@ -221,9 +223,9 @@ class NoteReader(Iterator[Note]):
             return None
         return note
 
-    def _check_format(self, first_line: bytes) -> None:
+    def _check_format(self, number: int, first_line: bytes) -> None:
         """Refuse, whatever ``skip_bad`` says, a file of which no line can be good."""
-        where = f"{self.name}, line 1:"
+        where = f"{self.name}, line {number}:"
         if first_line.startswith((b"\xff\xfe", b"\xfe\xff")):
             raise HistoryError(f"{where} the file is UTF-16; save it as UTF-8")
         if first_line.lstrip().startswith(b"["):
@@ -258,7 +260,8 @@ def _lines(stream: IO[bytes] | IO[str]) -> Iterator[tuple[int, bytes]]:
 
 def _decode(line: bytes) -> dict[str, object]:
     """Decode one line to the fields of its JSON object."""
-    if len(line.rstrip(b"\r\n")) > MAX_LINE_BYTES:
+    line = line.rstrip(b"\r\n")
+    if len(line) > MAX_LINE_BYTES:
         raise HistoryError(f"the line is longer than {MAX_LINE_BYTES} bytes; split the note")
     try:
         pairs = json.loads(
