@@ -126,6 +126,49 @@ def test_every_backend_agrees_with_the_formula(
         assert abs(float(got.log_sum_exp) - log_sum_exp) <= tolerance * max(1, abs(log_sum_exp))
 
 
+@pytest.mark.parametrize("name", BACKENDS)
+def test_a_long_history_is_pooled_whole(name):
+    query, keys, values = problem(n=150_001, d_k=3, d_v=2)
+    expected, weights, _ = formula(query, keys.exact, values.exact, 0.5)
+    for n_threads in (1, 3):
+        got = call(query, keys, values, scale=0.5, weights=True, n_threads=n_threads, backend=name)
+        assert np.allclose(got.value, expected, rtol=0, atol=1e-5)
+        assert np.allclose(got.weights, weights, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "int8"])
+def test_every_number_of_a_format_is_read_exactly(name, dtype):
+    if dtype == "int8":
+        stored = np.arange(-128, 128).astype(np.int8)
+        exact = stored.astype(np.float32)
+    else:
+        stored = np.arange(65536).astype(np.uint16)
+        wide = (stored.astype(np.uint32) << 16).view(np.float32)
+        exact = wide if dtype == "bfloat16" else stored.view(np.float16).astype(np.float32)
+        stored, exact = stored[np.isfinite(exact)], exact[np.isfinite(exact)]
+    rows = stored.view(np.float16) if dtype == "float16" else stored
+    one = np.ones((1, 1), np.float32)
+    got = pool(
+        one[0],
+        one,
+        rows[None],
+        value_scales=one[0] if dtype == "int8" else None,
+        dtype="bfloat16" if dtype == "bfloat16" else None,
+        backend=name,
+    )
+    assert np.array_equal(got.value, exact)
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_weights_follow_the_exponential_to_float32_precision(name):
+    bias = np.linspace(0, -80, 5000, dtype=np.float32)
+    rows = np.zeros((5000, 1), np.float32)
+    got = pool(rows[0], rows, rows, bias=bias, weights=True, backend=name)
+    expected = np.exp(bias.astype("f8"))
+    assert np.abs(got.weights / (expected / expected.sum()) - 1).max() < 5e-7
+
+
 @bounded(60)
 @given(
     n=st.integers(1, 400),

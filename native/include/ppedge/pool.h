@@ -35,7 +35,7 @@
 #else
 #define PPEDGE_API __declspec(dllimport)
 #endif
-#elif defined(__GNUC__)
+#elif defined(__GNUC__) && defined(PPEDGE_SHARED)
 #define PPEDGE_API __attribute__((visibility("default")))
 #else
 #define PPEDGE_API
