@@ -6,7 +6,7 @@ import os
 import sqlite3
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
@@ -43,8 +43,7 @@ def connect(path: Path, access: Access) -> sqlite3.Connection:
     """
     uri = f"{path.absolute().as_uri()}?mode="
     if access == "write":
-        # SQLite gives its log the mode of the database, so the mode must be right before it opens.
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, FILE_MODE))
+        _create_private(path)
     if access == "read-only":
         # Without a log nobody is writing, and "immutable" spares SQLite the files that it cannot
         # create beside a database in a read-only folder.
@@ -70,6 +69,16 @@ def connect(path: Path, access: Access) -> sqlite3.Connection:
         db.close()
         raise
     return db
+
+
+def _create_private(path: Path) -> None:
+    """Create ``path`` with mode 0600 if it is not there; SQLite gives its log the same mode.
+
+    A file that is there must not even be opened: closing it would drop the locks that SQLite
+    holds on it for other connections of this process (sqlite.org/howtocorrupt.html, 2.2).
+    """
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, FILE_MODE))
 
 
 def _seal(note_id: object, time: object, mark: object) -> int:

@@ -310,6 +310,25 @@ def test_a_second_writer_waits_for_a_short_change(closed, space):
 
 
 @posix
+def test_a_store_that_stays_open_loses_nothing_when_others_come_and_go(closed, space):
+    # Closing any second handle of the database file would drop SQLite's locks, and the other
+    # process would then take the log for its own.
+    def add_and_close(text):
+        with Persona.open(closed, space) as other:
+            other.add([Note(text)], Encoder())
+
+    with Persona.open(closed, space) as store:
+        store.add([Note("one")], Encoder())
+        in_child(lambda: add_and_close("two"))
+        store.add([Note("three")], Encoder())
+        in_child(lambda: add_and_close("four"))
+        assert [note.output for note in store.notes()][N_NOTES:] == ["one", "two", "three", "four"]
+    with Persona.open(closed, space) as store:
+        assert [note.output for note in store.notes()][N_NOTES:] == ["one", "two", "three", "four"]
+        assert store.verify() == []
+
+
+@posix
 def test_many_writers_at_once_lose_nothing(closed, space):
     def add_own(start):
         with Persona.open(closed, space, wait=30) as store:
