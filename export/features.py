@@ -32,6 +32,7 @@ class Features:
         if cache is not None and cache.exists():
             stored = torch.load(cache)
             self.vectors = dict(zip(stored["texts"], stored["vectors"], strict=True))
+        self.saved = len(self.vectors)
 
     def encode(self, texts: Iterable[str], *, budget: int = 4096) -> None:
         """Compute what is missing, in batches of about ``budget`` tokens of like length."""
@@ -61,12 +62,14 @@ class Features:
         self.vectors.update(zip(missing, table, strict=True))
 
     def save(self) -> None:
-        """Write all vectors to the cache file."""
-        if self.cache is None:
+        """Write all vectors to the cache file, if there is one and it lacks some."""
+        if self.cache is None or len(self.vectors) == self.saved:
             return
         self.cache.parent.mkdir(parents=True, exist_ok=True)
         stored = {"texts": list(self.vectors), "vectors": torch.stack(list(self.vectors.values()))}
-        torch.save(stored, self.cache)
+        torch.save(stored, self.cache.with_suffix(".tmp"))
+        self.cache.with_suffix(".tmp").replace(self.cache)
+        self.saved = len(self.vectors)
 
     def vectors_of(self, texts: Sequence[str]) -> Tensor:
         """Float32 [n, d_text], computed where missing."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -206,12 +206,6 @@ def dev_questions(data: Path, tasks: Sequence[int], limit: int, seed: int) -> li
     return chosen
 
 
-def batches(sampler: Sampler, start: int, steps: int) -> Iterator[tuple[int, Batch]]:
-    """Steps from ``start`` on, with their batches."""
-    for step in range(start, steps):
-        yield step, sampler.step(step)
-
-
 def train(args: argparse.Namespace) -> None:
     """Train, evaluate, checkpoint; resume where ``--out`` holds a checkpoint."""
     torch.manual_seed(args.seed)
@@ -251,13 +245,16 @@ def train(args: argparse.Namespace) -> None:
         }
         torch.save(state, checkpoint.with_suffix(".tmp"))
         checkpoint.with_suffix(".tmp").replace(checkpoint)
+        # A text encoded anew beside others may differ in its last bits; kept, it does not.
+        features.save()
 
     begun, running = time.time(), []
     sampler = Sampler(questions, args.batch, args.seed)
-    for step, batch in batches(sampler, start, args.steps):
+    last = min(args.steps, args.stop_at or args.steps)
+    for step in range(start, last):
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
             group["lr"] = peak * learning_rate(step, args.steps, args.warmup)
-        loss = trainer.loss(batch)
+        loss = trainer.loss(sampler.step(step))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(plug.parameters(), 1.0)
@@ -269,16 +266,16 @@ def train(args: argparse.Namespace) -> None:
             print(
                 f"step {done} loss {np.mean(running[-50:]):.4f} {per_step:.2f} s/step", flush=True
             )
-        if done % args.eval_every == 0 or done == args.steps:
+        if done % args.eval_every == 0 or done == last:
             save(done)
             scores = trainer.evaluate(dev, args.seed)
-            line = {"step": done, "scale": round(float(plug.scale), 3), "dev": scores}
+            line = {"step": done, "scale": round(float(plug.scale.detach()), 3), "dev": scores}
             print(json.dumps(line), flush=True)
             with (args.out / "log.jsonl").open("a") as log:
                 log.write(json.dumps({**line, "loss": float(np.mean(running[-50:]))}) + "\n")
 
 
-def parse() -> argparse.Namespace:
+def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="folder of LaMP_N_style folders")
@@ -288,6 +285,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--features", type=Path, help="file that keeps the text vectors")
     parser.add_argument("--tasks", type=int, nargs="+", default=[4, 5, 6, 7])
     parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--stop-at", type=int, help="end here; the same command goes on later")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--style-lr", type=float, default=1e-3)
@@ -297,7 +295,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--eval-every", type=int, default=100)
     parser.add_argument("--eval-limit", type=int, default=48, help="dev questions a task")
     parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
+    args = parser.parse_args(words)
     args.encoder = args.encoder or find_minilm()
     return args
 

@@ -18,9 +18,10 @@ import click
 
 from ppedge.defaults import find_plug, history_dir
 from ppedge.errors import HistoryError, PpedgeError, StoreError
-from ppedge.history import NoteReader, read_notes
+from ppedge.history import read_notes
 from ppedge.persona import Persona
 from ppedge.sampling import Sampling
+from ppedge.terminal import Progress, tell_skipped
 
 
 class Group(click.Group):
@@ -147,8 +148,12 @@ def _history(
     with _store_folder(history) as (folder, stream):
         reader = read_notes(stream, skip_bad=skip_bad, name="stdin" if history == "-" else history)
         with _open_following(folder, personalizer) as persona:
-            report = persona.sync(reader, personalizer.plug.encode_notes, progress=_Progress())
-            _tell_skipped(reader)
+            progress = Progress()
+            try:
+                report = persona.sync(reader, personalizer.plug.encode_notes, progress=progress)
+            finally:
+                progress.end()
+            tell_skipped(reader)
             if report.encoded:
                 click.echo(f"ppedge: encoded {report.encoded} of {report.notes} notes", err=True)
             if not report.notes:
@@ -189,28 +194,6 @@ def _open_following(folder: Path, personalizer: Any) -> Persona:
         shutil.rmtree(folder, ignore_errors=True)
         opened = personalizer.persona(folder)
     return opened
-
-
-def _tell_skipped(reader: NoteReader) -> None:
-    for error in reader.skipped[:5]:
-        click.echo(f"ppedge: skipped: {error}", err=True)
-    if reader.skipped:
-        click.echo(f"ppedge: skipped {len(reader.skipped)} bad lines", err=True)
-
-
-class _Progress:
-    """Counts notes on stderr, on one line of a terminal; says nothing elsewhere."""
-
-    def __init__(self) -> None:
-        self._shown = 0.0
-
-    def __call__(self, done: int, total: int | None) -> None:
-        if not sys.stderr.isatty() or total is None:
-            return
-        now = time.monotonic()
-        if done >= total or now - self._shown > 0.1:
-            self._shown = now
-            click.echo(f"\rppedge: notes {done}/{total}", nl=done >= total, err=True)
 
 
 @main.command()

@@ -1,0 +1,68 @@
+"""Small real things to train on: a LaMP-style folder, the packaged encoder, the default model."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from export.frozen import FrozenLLM
+from export.minilm import MiniLM, find_minilm
+from export.model import PersonaPlug, PlugConfig
+from export.train import TEMPLATE
+from ppedge.defaults import find_model
+
+# Two people who write commit subjects in two manners.
+MANNERS = {"ann": "core: {}", "bob": "[{}] - DONE"}
+CHANGES = ("fix the leak", "drop dead code", "add a test", "read the header once", "sort names")
+
+
+def commit(index: int) -> str:
+    return f"This change makes us {CHANGES[index]}. It was needed because of ticket {index}."
+
+
+@pytest.fixture(scope="session")
+def lamp_folder(tmp_path_factory) -> Path:
+    """LaMP_6_style with two users in train and the same two, renamed, in dev."""
+    root = tmp_path_factory.mktemp("lamp")
+    folder = root / "LaMP_6_style"
+    folder.mkdir()
+    for split in ("train", "dev"):
+        questions, golds = [], []
+        for user, manner in MANNERS.items():
+            profile = [
+                {"id": str(i), "text": commit(i), "title": manner.format(CHANGES[i])}
+                for i in range(4)
+            ]
+            name = f"{split}-{user}"
+            prompt = "Generate a subject for the following commit message: " + commit(4)
+            questions.append({"id": name, "user_id": name, "input": prompt, "profile": profile})
+            golds.append({"id": name, "output": manner.format(CHANGES[4])})
+        for kind, value in (
+            ("questions", questions),
+            ("outputs", {"task": "LaMP_6_style", "golds": golds}),
+        ):
+            with gzip.open(folder / f"{split}_{kind}.json.gz", "wt") as file:
+                json.dump(value, file)
+    return root
+
+
+@pytest.fixture(scope="session")
+def minilm() -> MiniLM:
+    return MiniLM(find_minilm()).eval()
+
+
+@pytest.fixture(scope="session")
+def frozen() -> FrozenLLM:
+    return FrozenLLM(find_model(), TEMPLATE, torch.bfloat16)
+
+
+@pytest.fixture
+def plug() -> PersonaPlug:
+    torch.manual_seed(0)
+    config = PlugConfig(d_style=16)
+    plug = PersonaPlug(config, torch.randn(64, config.n_embd) * 0.13)
+    with torch.no_grad():  # An untrained null note is all zeros, which hides mistakes.
+        plug.null_value.normal_()
+    return plug.eval().requires_grad_(False)
