@@ -46,6 +46,8 @@ GENERAL = 0.3  # of task 7's examples are asked for by a general writing prompt
 MAX_PROMPT = 192  # LLM tokens of a training prompt; dev prompts are never cut
 MAX_ANSWER = 64
 MAX_NOTES = 48  # notes of one training example; dev users keep all of theirs
+# own history, another user's, the null note alone, no soft tokens at all
+VARIANTS = ("own", "swapped", "cold", "none")
 BUCKET = 8  # batches that are drawn together and sorted by length
 
 
@@ -154,10 +156,14 @@ class Trainer:
         return nats.sum() / count.sum()
 
     @torch.no_grad()
-    def evaluate(self, questions: Sequence[Question], seed: int) -> dict[str, dict[str, float]]:
-        """Nats per target token on ``questions``: own, swapped, cold (null note) and none."""
+    def score(self, questions: Sequence[Question], seed: int) -> np.ndarray:
+        """Nats of every question's answer for each of ``VARIANTS``, and its token count.
+
+        Returns:
+            float64 [len(questions), len(VARIANTS) + 1], in the order of ``questions``.
+        """
         swapped = swap_histories(questions, seed)
-        totals: dict[int, Tensor] = {}
+        table = np.zeros((len(questions), len(VARIANTS) + 1))
         order = sorted(range(len(questions)), key=lambda i: len(questions[i].input))
         for start in range(0, len(order), 16):
             chosen = order[start : start + 16]
@@ -170,15 +176,21 @@ class Trainer:
                 None,
             ]
             scored = self.nll(part, variants, None)
-            counts = scored[0][1]
-            rows = torch.stack([nats for nats, _ in scored] + [counts])
-            for j, question in enumerate(part):
-                totals[question.task] = totals.get(question.task, 0) + rows[:, j]
-        names = ("own", "swapped", "cold", "none")
-        return {
-            f"task {task}": {name: float(row[k] / row[-1]) for k, name in enumerate(names)}
-            for task, row in sorted(totals.items())
-        }
+            columns = [nats for nats, _ in scored] + [scored[0][1]]
+            table[chosen] = torch.stack(columns, 1).numpy()
+        return table
+
+    def evaluate(self, questions: Sequence[Question], seed: int) -> dict[str, dict[str, float]]:
+        """Nats per target token by task and variant."""
+        table = self.score(questions, seed)
+        tasks = np.array([q.task for q in questions])
+        report = {}
+        for task in sorted(set(tasks)):
+            *nats, count = table[tasks == task].sum(0)
+            report[f"task {task}"] = {
+                name: float(total / count) for name, total in zip(VARIANTS, nats, strict=True)
+            }
+        return report
 
 
 def parameter_groups(plug: PersonaPlug, lr: float, style_lr: float) -> list[dict[str, object]]:
