@@ -8,7 +8,7 @@ batches of like length (onnxruntime 1.31, 128 tokens).
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,11 +26,24 @@ from ppedge.prompt import note_text
 _MAX_CHARS_PER_TOKEN = 64
 
 
-def open_session(graph: bytes, where: str, n_threads: int | None) -> ort.InferenceSession:
+def open_session(
+    graph: bytes,
+    where: str,
+    n_threads: int | None,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+) -> ort.InferenceSession:
     """Open an ONNX graph for the CPU.
 
+    Args:
+        graph: the ONNX file; its weights must lie in it, not in files beside it.
+        where: named in every error.
+        n_threads: None takes one a physical core, as far as that can be told.
+        inputs: exactly these it must take.
+        outputs: these float32 tensors it must give.
+
     Raises:
-        PlugError: onnxruntime cannot load it.
+        PlugError: onnxruntime cannot load it, or it has other inputs or outputs.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = n_threads or max(1, (os.cpu_count() or 2) // 2)
@@ -39,10 +52,24 @@ def open_session(graph: bytes, where: str, n_threads: int | None) -> ort.Inferen
     # Spinning threads burn a laptop's battery between runs; the arena never gives memory back.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.enable_cpu_mem_arena = False
+    # Weights outside the graph are outside the manifest's hashes: look for them where none can be.
+    options.add_session_config_entry(
+        "session.model_external_initializers_file_folder_path", f"{os.devnull}/none"
+    )
     try:
-        return ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions share no base class of their own
         raise PlugError(f"{where}: onnxruntime cannot load the graph: {_line(error)}") from None
+    takes = sorted(tensor.name for tensor in session.get_inputs())
+    if takes != sorted(inputs):
+        raise PlugError(f"{where}: the graph takes {takes}, not {sorted(inputs)}")
+    gives = {tensor.name: tensor.type for tensor in session.get_outputs()}
+    for name in outputs:
+        if gives.get(name) != "tensor(float)":
+            raise PlugError(
+                f"{where}: output {name} is {gives.get(name, 'missing')}, not tensor(float)"
+            )
+    return session
 
 
 def run(
@@ -60,17 +87,17 @@ def run(
         where: named in every error.
 
     Raises:
-        PlugError: the run fails, or an output is missing, of another shape or dtype, or not finite.
+        PlugError: the run fails, or an output has another shape or is not finite.
     """
     try:
         outputs = session.run(list(wanted), dict(feeds))
     except Exception as error:  # as above
         raise PlugError(f"{where}: the graph cannot be run: {_line(error)}") from None
     for (name, shape), output in zip(wanted.items(), outputs, strict=True):
-        if output.shape != shape or output.dtype != np.float32:
+        if output.shape != shape:
             raise PlugError(
-                f"{where}: output {name} is {output.dtype} {list(output.shape)}, "
-                f"not float32 {list(shape)} as the manifest says"
+                f"{where}: output {name} is {list(output.shape)}, "
+                f"not {list(shape)} as the manifest says"
             )
         if not np.isfinite(output).all():
             raise PlugError(f"{where}: output {name} holds a number that is not finite")
@@ -101,7 +128,9 @@ class TextEncoder:
         # A tokenizer.json may carry padding and truncation of its own.
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(spec.max_tokens)
-        self._session = open_session(graph, self._where, n_threads)
+        inputs = ["ids", "bytes"] if spec.max_bytes else ["ids"]
+        outputs = ["key", "value", "query"]
+        self._session = open_session(graph, self._where, n_threads, inputs, outputs)
 
     def note(self, note: Note) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Encode a note: key float32 [d_key], value float32 [d_value]."""
@@ -123,7 +152,13 @@ class TextEncoder:
     def _run(self, text: str, **wanted: tuple[int, ...]) -> list[NDArray[np.float32]]:
         text = text.encode("utf-8", "replace").decode("utf-8")
         short = text[: self._spec.max_tokens * _MAX_CHARS_PER_TOKEN]
-        feeds = {"ids": np.array([self._tokenizer.encode(short).ids], np.int64)}
+        try:
+            ids = self._tokenizer.encode(short).ids
+        except Exception as error:  # as above
+            raise PlugError(
+                f"{self._where}: the tokenizer cannot read {short[:20]!r}: {_line(error)}"
+            ) from None
+        feeds = {"ids": np.array([ids], np.int64)}
         if self._spec.max_bytes:
             # A convolution needs something to see, also in an empty prompt.
             data = text.encode("utf-8")[: self._spec.max_bytes] or b" "

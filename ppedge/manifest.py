@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from ppedge.errors import ModelError, PlugError
 from ppedge.fingerprint import Fingerprint
@@ -19,6 +21,7 @@ MAX_FILE_BYTES = 1 << 30
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MAX_WIDTH = 1 << 16
+_MAX_DEPTH = 16
 _NOTE_FIELDS = ("input", "output")
 
 _Kind = TypeVar("_Kind")
@@ -107,13 +110,7 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
     Raises:
         PlugError: it is too large, not JSON, of another schema, or a field is missing or wrong.
     """
-    if len(data) > MAX_MANIFEST_BYTES:
-        raise PlugError(f"{where}: larger than {MAX_MANIFEST_BYTES} bytes; no plug is")
-    try:
-        raw = json.loads(data.decode("utf-8"))
-    except (UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise PlugError(f"{where}: not valid JSON: {error}") from None
-    top = _Fields(raw, where)
+    top = _Fields(_load(data, where), where)
     schema = top.get("schema", int)
     if schema != SCHEMA:
         raise PlugError(
@@ -122,16 +119,12 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
         )
     files = {name: _file_entry(top.inside("files"), name) for name in top.inside("files").raw}
     llm = top.inside("llm")
-    try:
-        fingerprint = Fingerprint.from_json(llm.inside("fingerprint").raw)
-    except ModelError as error:
-        raise PlugError(f"{where}: {error}") from None
     projector = top.inside("projector")
     return Manifest(
         name=top.text("name"),
         licence=top.text("licence"),
         files=files,
-        llm=fingerprint,
+        llm=_fingerprint(llm.inside("fingerprint")),
         llm_name=llm.text("name"),
         encoder=_encoder_spec(top.inside("encoder"), files),
         null_note=top.file("null_note", files),
@@ -142,6 +135,39 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
         template=_template(top.get("template", list), where),
         about=top.inside("about").raw,
     )
+
+
+def _load(data: bytes, where: str) -> object:
+    """Decode JSON of bounded size and depth, whose text and numbers can be printed again."""
+
+    def refuse(constant: str) -> NoReturn:
+        raise ValueError(f"{constant} is no JSON number")
+
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise PlugError(f"{where}: larger than {MAX_MANIFEST_BYTES} bytes; no plug is")
+    try:
+        raw: object = json.loads(data.decode("utf-8"), parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        raise PlugError(f"{where}: not valid JSON: {error}") from None
+    level = [raw]
+    for _ in range(_MAX_DEPTH):
+        level = [part for value in level for part in _parts(value, where)]
+    if level:
+        raise PlugError(f"{where}: nested more than {_MAX_DEPTH} deep; no plug is")
+    return raw
+
+
+def _parts(value: object, where: str) -> Iterator[object]:
+    """What a JSON value is made of; refuses half a surrogate pair, and a number out of range."""
+    if isinstance(value, dict):
+        yield from value
+        yield from value.values()
+    elif isinstance(value, list):
+        yield from value
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise PlugError(f"{where}: holds a number too large to read")
+    elif isinstance(value, str) and any("\ud800" <= char <= "\udfff" for char in value):
+        raise PlugError(f"{where}: holds half a surrogate pair in {json.dumps(value)[:60]}")
 
 
 class _Fields:
@@ -157,9 +183,12 @@ class _Fields:
         found = json.dumps(self.raw[name])[:60]
         return PlugError(f"{self.where}: field '{name}' must be {wanted}, not {found}")
 
+    def missing(self, name: str) -> PlugError:
+        return PlugError(f"{self.where}: field '{name}' is missing")
+
     def get(self, name: str, kind: type[_Kind]) -> _Kind:
         if name not in self.raw:
-            raise PlugError(f"{self.where}: field '{name}' is missing")
+            raise self.missing(name)
         value = self.raw[name]
         if type(value) is not kind:
             raise self.wrong(name, f"of type {kind.__name__}")
@@ -181,11 +210,19 @@ class _Fields:
         return value
 
     def positive(self, name: str) -> float:
-        value = self.raw.get(name)
-        # NaN fails every comparison; True is an int to isinstance.
+        if name not in self.raw:
+            raise self.missing(name)
+        value = self.raw[name]
+        # True is an int to isinstance.
         if type(value) is bool or not isinstance(value, int | float) or not 0 < value < 1e6:
-            raise PlugError(f"{self.where}: field '{name}' must be a number above 0")
+            raise self.wrong(name, "a number above 0 and below a million")
         return float(value)
+
+    def sha256(self, name: str) -> str:
+        value = self.get(name, str)
+        if not _SHA256.fullmatch(value):
+            raise self.wrong(name, "64 lower-case hex digits")
+        return value
 
     def file(self, name: str, files: dict[str, FileEntry]) -> str:
         value = self.text(name)
@@ -198,10 +235,20 @@ def _file_entry(files: _Fields, name: str) -> FileEntry:
     if not _FILE_NAME.fullmatch(name) or name == MANIFEST_NAME:
         raise PlugError(f"{files.where}: {name[:60]!r} is not a plain file name")
     entry = files.inside(name)
-    sha256 = entry.get("sha256", str)
-    if not _SHA256.fullmatch(sha256):
-        raise entry.wrong("sha256", "64 lower-case hex digits")
-    return FileEntry(entry.count("bytes", 0, MAX_FILE_BYTES), sha256)
+    return FileEntry(entry.count("bytes", 0, MAX_FILE_BYTES), entry.sha256("sha256"))
+
+
+def _fingerprint(fields: _Fields) -> Fingerprint:
+    # Their values come back in messages, and n_embd sizes what the projector may return.
+    fields.text("architecture")
+    fields.count("n_embd", 1, _MAX_WIDTH)
+    fields.count("n_vocab", 1, 1 << 31)
+    fields.sha256("tokenizer_sha256")
+    fields.sha256("embedding_sha256")
+    try:
+        return Fingerprint.from_json(fields.raw)
+    except ModelError as error:
+        raise PlugError(f"{fields.where}: {error}") from None
 
 
 def _encoder_spec(encoder: _Fields, files: dict[str, FileEntry]) -> EncoderSpec:

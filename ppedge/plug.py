@@ -34,10 +34,15 @@ class PlugFiles:
             PlugError: there is no folder or .zip there.
         """
         self.path = path
-        if not path.exists():
-            raise PlugError(f"{path}: no such plug (give a folder or a .zip)")
-        if not path.is_dir() and not zipfile.is_zipfile(path):
-            raise PlugError(f"{path}: neither a folder nor a .zip")
+        try:
+            self._is_folder = path.is_dir()
+            if not self._is_folder and not path.exists():
+                raise PlugError(f"{path}: no such plug (give a folder or a .zip)")
+            # Only a regular file is looked into: a pipe would never answer.
+            if not self._is_folder and not (path.is_file() and zipfile.is_zipfile(path)):
+                raise PlugError(f"{path}: neither a folder nor a .zip")
+        except OSError as error:
+            raise PlugError(f"{path}: {error.strerror}; give a folder or a .zip") from None
 
     def read(self, name: str, limit: int) -> bytes:
         """Return the bytes of one file of at most ``limit`` bytes.
@@ -46,28 +51,33 @@ class PlugFiles:
             PlugError: it is missing, too large, or unreadable.
         """
         try:
-            data = self._read(name, limit + 1)
-        except KeyError:
-            raise PlugError(f"{self.path}: {name} is missing") from None
-        except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+            data = (self._from_folder if self._is_folder else self._from_zip)(name, limit + 1)
+        except PlugError:
+            raise
+        except Exception as error:  # of zipfile, zlib, lzma and the disk: a dozen kinds
             raise PlugError(f"{self.path}: cannot read {name}: {error}") from None
         if len(data) > limit:
             raise PlugError(f"{self.path}: {name} is larger than {limit} bytes")
         return data
 
-    def _read(self, name: str, limit: int) -> bytes:
-        if self.path.is_dir():
-            file = self.path / name
-            if not file.is_file():
-                raise KeyError(name)
-            with file.open("rb") as stream:
-                return stream.read(limit)
+    def _from_folder(self, name: str, limit: int) -> bytes:
+        file = self.path / name
+        if file.resolve().parent != self.path.resolve():
+            raise PlugError(f"{self.path}: {name} is a link that leads out of the plug")
+        if not file.is_file():
+            raise PlugError(f"{self.path}: {name} is missing")
+        with file.open("rb") as stream:
+            return stream.read(limit)
+
+    def _from_zip(self, name: str, limit: int) -> bytes:
         with zipfile.ZipFile(self.path) as archive:
             # A zip of a folder holds the files one folder down.
-            names = [n for n in archive.namelist() if n in (name, f"{self.path.stem}/{name}")]
-            if not names:
-                raise KeyError(name)
-            with archive.open(names[0]) as stream:
+            found = {n for n in archive.namelist() if n == name or n.split("/")[1:] == [name]}
+            if not found:
+                raise PlugError(f"{self.path}: {name} is missing")
+            if len(found) > 1:
+                raise PlugError(f"{self.path}: holds {name} more than once; zip one plug alone")
+            with archive.open(found.pop()) as stream:
                 return stream.read(limit)
 
 
@@ -101,8 +111,9 @@ class Plug:
         tokenizer = self._verified(files, spec.tokenizer)
         null_key, null_value = self._null_note(self._verified(files, self.manifest.null_note))
         self._encoder = TextEncoder(graph, tokenizer, spec, str(self.path), n_threads)
+        projector = self.manifest.projector.file
         self._projector = open_session(
-            self._verified(files, self.manifest.projector.file), f"{self.path}: projector", 1
+            self._verified(files, projector), f"{self.path}: {projector}", 1, ["pooled"], ["soft"]
         )
         self.space = Space(
             d_key=spec.d_key,
@@ -134,7 +145,7 @@ class Plug:
             PlugError: the graph fails or its output is not what the manifest says.
         """
         shape = (self.manifest.projector.n_soft, self.manifest.llm.n_embd)
-        where = f"{self.path}: projector"
+        where = f"{self.path}: {self.manifest.projector.file}"
         [soft] = run(self._projector, {"pooled": pooled}, {"soft": shape}, where)
         return soft
 
@@ -169,8 +180,8 @@ class Plug:
                 f"{self.path}: {self.manifest.null_note} has {len(data)} bytes, not "
                 f"4 x ({spec.d_key} + {spec.d_value})"
             )
-        row = np.frombuffer(data, "<f4")
-        if not np.isfinite(row).all():
-            raise PlugError(f"{self.path}: {self.manifest.null_note} holds a number not finite")
-        half = row.astype(np.float16)
+        with np.errstate(over="ignore"):
+            half = np.frombuffer(data, "<f4").astype(np.float16)
+        if not np.isfinite(half).all():
+            raise PlugError(f"{self.path}: {self.manifest.null_note} does not fit float16")
         return half[: spec.d_key], half[spec.d_key :]
