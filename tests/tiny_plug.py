@@ -257,3 +257,11 @@ def tokenizer_json() -> str:
     tokenizer.enable_padding(length=MAX_TOKENS * 2)
     tokenizer.enable_truncation(5)
     return str(tokenizer.to_str())
+
+
+def ids_of(text: str) -> list[int]:
+    """The ids of a whole text, [CLS] first and [SEP] last."""
+    tokenizer = Tokenizer.from_str(tokenizer_json())
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return list(tokenizer.encode(text).ids)
