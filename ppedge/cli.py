@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
-import shutil
 import sys
 import tempfile
 import time
@@ -12,16 +13,23 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, Any
+from queue import SimpleQueue
+from threading import Thread
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
+from ppedge.cli_notes import notes as notes_group
 from ppedge.defaults import find_plug, history_dir
-from ppedge.errors import HistoryError, PpedgeError, StoreError
+from ppedge.errors import HistoryError, PpedgeError
+from ppedge.following import open_following
 from ppedge.history import read_notes
 from ppedge.persona import Persona
 from ppedge.sampling import Sampling
 from ppedge.terminal import Progress, tell_skipped
+
+if TYPE_CHECKING:
+    from ppedge.personalizer import Answer, Personalizer
 
 
 class Group(click.Group):
@@ -33,12 +41,24 @@ class Group(click.Group):
             return super().invoke(ctx)
         except PpedgeError as error:
             raise click.ClickException(str(error)) from None
+        except OSError as error:
+            if error.errno == errno.EPIPE:
+                raise  # The reader has gone; click ends quietly.
+            where = f"{error.filename}: " if error.filename else ""
+            raise click.ClickException(f"{where}{error.strerror or error}") from None
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(version("ppedge"), prog_name="ppedge")
 def main() -> None:
     """Make a small language model on this machine write like you, offline."""
+    for stream in (sys.stdout, sys.stderr):
+        # An emoji must not end an answer where the terminal's encoding has none.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+main.add_command(notes_group)
 
 
 @main.command()
@@ -79,7 +99,7 @@ def personalize(
     if prompt == "-":
         if history == "-":
             raise click.UsageError("the prompt and the history cannot both come from stdin")
-        prompt = sys.stdin.read()
+        prompt = _prompt_from_stdin()
     sampling = Sampling(max_tokens=max_tokens, temperature=temperature, seed=seed)
     # Imported late: loading llama.cpp takes longer than --help should.
     from ppedge.personalizer import Personalizer
@@ -94,8 +114,23 @@ def personalize(
             _answer(personalizer, prompt, persona, sampling, as_json, seconds)
 
 
+def _prompt_from_stdin() -> str:
+    try:
+        return _stdin().read().decode("utf-8-sig").removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError as error:
+        raise click.ClickException(
+            f"stdin: byte {error.start + 1} of the prompt is not UTF-8; send it as UTF-8"
+        ) from None
+
+
+def _stdin() -> IO[bytes]:
+    if sys.stdin is None:
+        raise click.ClickException("stdin is closed; there is nothing to read from it")
+    return sys.stdin.buffer
+
+
 def _answer(
-    personalizer: Any,
+    personalizer: Personalizer,
     prompt: str,
     persona: Persona | None,
     sampling: Sampling,
@@ -104,23 +139,58 @@ def _answer(
 ) -> None:
     answer = personalizer.stream(prompt, persona, sampling)
     try:
-        for piece in answer:
+        for piece in _pieces(answer):
             if not as_json:
                 click.echo(piece, nl=False)
     except KeyboardInterrupt:
         # What was written stays on the screen; the shell must see that it was cut short.
-        answer.cancel()
-        click.echo()
+        if not as_json:
+            click.echo()
         raise
-    if not as_json:
+    if as_json:
+        notes = None if persona is None else len(persona)
+        click.echo(json.dumps(_report(personalizer, answer, notes, seconds), ensure_ascii=False))
+    else:
         click.echo()
-        return
+
+
+def _pieces(answer: Answer) -> Iterator[str]:
+    """The answer's pieces, written on a thread of their own.
+
+    Python sees Ctrl-C only between two calls into llama.cpp, and one may take many seconds.
+    """
+    pieces: SimpleQueue[str | BaseException | None] = SimpleQueue()
+
+    def write() -> None:
+        try:
+            for piece in answer:
+                pieces.put(piece)
+            pieces.put(None)
+        except BaseException as error:  # it belongs to the thread that reads
+            pieces.put(error)
+
+    writer = Thread(target=write)
+    writer.start()
+    try:
+        while (piece := pieces.get()) is not None:
+            if isinstance(piece, BaseException):
+                raise piece
+            yield piece
+    finally:
+        answer.cancel()
+        writer.join()
+
+
+def _report(
+    personalizer: Personalizer, answer: Answer, notes: int | None, seconds: dict[str, float]
+) -> dict[str, Any]:
     run, heard = answer.generation, answer.conditioning
     report: dict[str, Any] = {
         "text": run.text,
         "finish": run.finish,
         "tokens": {"prompt": run.prompt_tokens, "new": run.new_tokens},
-        "notes": None if persona is None else len(persona),
+        "seed": run.seed,
+        "notes": notes,
         "heaviest": None,
         "null_weight": None,
         "model": str(personalizer.llm.path),
@@ -136,18 +206,18 @@ def _answer(
         ]
     seconds |= {"prefill": run.seconds_prefill, "decode": run.seconds_decode}
     report["seconds"] = {name: round(value, 6) for name, value in seconds.items()}
-    click.echo(json.dumps(report, ensure_ascii=False))
+    return report
 
 
 @contextmanager
 def _history(
-    personalizer: Any, history: str, skip_bad: bool, seconds: dict[str, float]
+    personalizer: Personalizer, history: str, skip_bad: bool, seconds: dict[str, float]
 ) -> Iterator[Persona]:
     """The notes of ``history`` as an open store, encoded as far as they are new."""
     began = time.perf_counter()
     with _store_folder(history) as (folder, stream):
         reader = read_notes(stream, skip_bad=skip_bad, name="stdin" if history == "-" else history)
-        with _open_following(folder, personalizer) as persona:
+        with open_following(folder, personalizer.plug.space) as persona:
             progress = Progress()
             try:
                 report = persona.sync(reader, personalizer.plug.encode_notes, progress=progress)
@@ -166,13 +236,14 @@ def _history(
 
 @contextmanager
 def _store_folder(history: str) -> Iterator[tuple[Path, IO[bytes]]]:
-    """Where the vectors of ``history`` are kept: of stdin, only as long as the command runs."""
-    if history == "-":
+    """Where the vectors of ``history`` are kept: of a stream, as long as the command runs."""
+    path = Path(history)
+    with _stdin() if history == "-" else _opened(path) as stream:
+        if history != "-" and path.is_file():
+            yield history_dir(path), stream
+            return
         with tempfile.TemporaryDirectory(prefix="ppedge-") as folder:
-            yield Path(folder) / "persona", sys.stdin.buffer
-        return
-    with _opened(Path(history)) as stream:
-        yield history_dir(Path(history)), stream
+            yield Path(folder) / "persona", stream
 
 
 def _opened(history: Path) -> IO[bytes]:
@@ -181,19 +252,6 @@ def _opened(history: Path) -> IO[bytes]:
     except OSError as error:
         reason = error.strerror or error
         raise HistoryError(f"{history}: {reason}; give a JSON Lines file") from None
-
-
-def _open_following(folder: Path, personalizer: Any) -> Persona:
-    """Open the store that follows a history file; it is made anew where it cannot be used.
-
-    Everything in it comes from that file, so nothing is lost.
-    """
-    try:
-        opened: Persona = personalizer.persona(folder)
-    except StoreError:
-        shutil.rmtree(folder, ignore_errors=True)
-        opened = personalizer.persona(folder)
-    return opened
 
 
 @main.command()
