@@ -264,9 +264,7 @@ def _decode(line: bytes) -> dict[str, object]:
     if len(line) > MAX_LINE_BYTES:
         raise HistoryError(f"the line is longer than {MAX_LINE_BYTES} bytes; split the note")
     try:
-        pairs = json.loads(
-            line.decode("utf-8"), object_pairs_hook=_Pairs, parse_constant=_refuse_constant
-        )
+        pairs = _DECODER.decode(line.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise HistoryError(
             f"byte {error.start + 1} (0x{line[error.start]:02x}) is not UTF-8; "
@@ -297,6 +295,10 @@ class _Pairs(list[tuple[str, object]]):
 
 def _refuse_constant(constant: str) -> NoReturn:
     raise HistoryError(f"not valid JSON: {constant} is no JSON number; write null or a number")
+
+
+# Made once: json.loads would build a decoder for every line.
+_DECODER = json.JSONDecoder(object_pairs_hook=_Pairs, parse_constant=_refuse_constant)
 
 
 def _text(fields: Mapping[str, object], field: str, *, number: bool = False) -> str:

@@ -281,12 +281,14 @@ class NotesTable:
             "SELECT row, mark FROM notes JOIN rows ON note = num WHERE mark <> 0 ORDER BY row"
         ).fetchall()
 
-    def checksums(self) -> Iterator[tuple[int, int, bytes, bytes, float | None, int]]:
-        """Yield (row, CRC-32, identity, digest, time, mark) in row order."""
-        yield from self._db.execute(
+    def checksums(self) -> Iterator[list[tuple[int, int, bytes, bytes, float | None, int]]]:
+        """Yield pages of (row, CRC-32, identity, digest, time, mark) in row order."""
+        cursor = self._db.execute(
             "SELECT row, crc, identity, digest, time, mark "
             "FROM rows JOIN notes ON num = note ORDER BY row"
         )
+        while page := cursor.fetchmany(_PAGE):
+            yield page
 
     def broken_seals(self) -> list[int]:
         """Rows of the notes whose id, time or mark is not as it was written."""

@@ -273,8 +273,8 @@ class Persona:
         with self._reading():
             layout = self._table.state().layout
             total = hashlib.sha256(repr(layout).encode())
-            for _, *content in self._table.checksums():
-                total.update(repr(content).encode())
+            for page in self._table.checksums():
+                total.update(repr(page).encode())
         return total.hexdigest()
 
     def export(self, out: IO[str]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 from ppedge.files import DIRECTORY_MODE, FILE_MODE
@@ -57,14 +58,15 @@ def _rows(folder: Path, table: NotesTable, state: State) -> Iterator[Problem]:
     rows = file.map(complete - 1) if complete else ()
     if not complete or zlib.crc32(rows[0].tobytes()) != state.null_crc:
         yield Problem(f"{file.path}, row 0: the null note is damaged", repairable=True)
-    for row, crc, *_ in table.checksums():
+    for row, crc, *_ in chain.from_iterable(table.checksums()):
         if row >= complete or zlib.crc32(rows[row].tobytes()) != crc:
             name = handle(table.note_at(row))
             yield Problem(f"{file.path}, row {row}: vectors of note {name} are damaged", row, True)
 
 
 def _texts(table: NotesTable) -> Iterator[Problem]:
-    stored = ((key, digest) for _, _, key, digest, *_ in table.checksums())
+    pages = chain.from_iterable(table.checksums())
+    stored = ((key, digest) for _, _, key, digest, *_ in pages)
     broken = {table.note_at(row) for row in table.broken_seals()}
     for (_, note), (key, digest) in zip(table.walk(), stored, strict=True):
         sound = identity(note) == key and bytes.fromhex(note.digest) == digest
