@@ -2,8 +2,9 @@
  * half the instructions of widening them to float32. The query's rounding, 2^-16 of its largest
  * element, is 256 times finer than that of the keys. The integer sums are exact.
  *
- * Included by kernels_simd.h; besides its operations the backend defines the type `ivec`, ivec_zero,
- * ivec_sum, and ivec_madd (sum + products of 2 * LANES int16 with as many int8).
+ * Included by kernels_simd.h; besides its operations the backend defines the type `ivec`,
+ * ivec_zero, ivec_sum (of two), and ivec_madd (sum + products of 2 * LANES int16 with as many
+ * int8).
  */
 enum {
     PAIRS = 2 * LANES, /* elements that ivec_madd takes */

@@ -1,10 +1,10 @@
 /* The SIMD kernels, written once over the vector operations of an instruction set.
  *
  * The including file defines the type `vec` of LANES floats, and as static inline functions
- * vec_set1, vec_load, vec_store, vec_add, vec_mul, vec_fma (a * b + c), vec_max, vec_sum, vec_round,
- * vec_pow2 (2 to an integer in -126 .. 0), vec_zero_below (value where x >= limit, else 0) and
- * the widening loads load_f32, load_f16, load_bf16, load_i8 of LANES elements at any address. It
- * then names the table KERNELS.
+ * vec_set1, vec_load, vec_store, vec_add, vec_mul, vec_fma (a * b + c), vec_max, vec_sum,
+ * vec_round, vec_pow2 (2 to an integer in -126 .. 0), vec_zero_below (value where x >= limit, else
+ * 0) and the widening loads load_f32, load_f16, load_bf16, load_i8 of LANES elements at any
+ * address. KERNELS names the table.
  *
  * Rows are walked one at a time, values too: the hardware prefetcher follows one forward stream
  * well and many interleaved ones badly, and the accumulator stays in the first-level cache.

@@ -64,15 +64,27 @@ def make_data(n: int, d_v: int) -> Data:
     return Data(query, formats[0], formats[1], scales[0], scales[1])
 
 
-def truth(data: Data) -> np.ndarray:
-    """Return the formula in float64 on the float32 rows, before any storage format rounded them."""
-    keys, values = data.keys["f32"], data.values["f32"]
+def decoded(rows: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    """Return what stored rows mean, in float64."""
+    if rows.dtype == np.uint16:
+        rows = (rows.astype(np.uint32) << 16).view(np.float32)
+    exact = rows.astype("f8")
+    return exact * scales[:, None] if rows.dtype == np.int8 else exact
+
+
+def truth(data: Data, name: str) -> np.ndarray:
+    """Return the formula in float64 on the rows of format ``name``."""
+    keys, values = data.keys[name], data.values[name]
     chunks = [slice(i, i + 20_000) for i in range(0, len(keys), 20_000)]
     query = data.query.astype("f8")
-    scores = np.concatenate([keys[rows].astype("f8") @ query for rows in chunks]) * SCALE
-    weights = np.exp(scores - scores.max())
-    pooled = sum(weights[rows] @ values[rows].astype("f8") for rows in chunks)
-    return np.asarray(pooled / weights.sum())
+    scores = [decoded(keys[rows], data.key_scales[rows]) @ query * SCALE for rows in chunks]
+    highest = max(part.max() for part in scores)
+    weights = [np.exp(part - highest) for part in scores]
+    pooled = sum(
+        part @ decoded(values[rows], data.value_scales[rows])
+        for part, rows in zip(weights, chunks, strict=True)
+    )
+    return np.asarray(pooled / sum(part.sum() for part in weights))
 
 
 # --- ppedge ---------------------------------------------------------------------------------------

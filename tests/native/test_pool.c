@@ -38,7 +38,10 @@ static uint16_t to_f16(float x) {
     memcpy(&bits, &x, sizeof bits);
     const int exponent = (int)(bits >> 23 & 0xff) - 127 + 15;
     const uint32_t sign = bits >> 16 & 0x8000u;
-    return (uint16_t)(exponent <= 0 ? sign : sign | (uint32_t)exponent << 10 | (bits >> 13 & 0x3ff));
+    if (exponent <= 0) {
+        return (uint16_t)sign;
+    }
+    return (uint16_t)(sign | (uint32_t)exponent << 10 | (bits >> 13 & 0x3ff));
 }
 
 static double from_f16(uint16_t half) {
@@ -184,7 +187,9 @@ static double error_of(const ppedge_pool_args *a) {
         for (size_t j = 0; j < width; j++) {
             double pooled = 0.0;
             for (size_t i = 0; i < a->n_rows; i++) {
-                pooled += weights[i] == 0.0 ? 0.0 : weights[i] * get(&a->values, i, head * width + j);
+                if (weights[i] != 0.0) { /* a masked row may hold anything */
+                    pooled += weights[i] * get(&a->values, i, head * width + j);
+                }
             }
             worst = fmax(worst, fabs(pooled - (double)a->out[record * width + j]));
         }
@@ -374,6 +379,7 @@ static void arguments_that_do_not_fit_are_refused(void) {
     EXPECT_FIELD_FAULT(p.args.out = NULL, PPEDGE_NULL_POINTER, "out");
     EXPECT_FIELD_FAULT(p.args.backend = (ppedge_backend)99, PPEDGE_BAD_BACKEND, "backend");
     CHECK(ppedge_pool(NULL, NULL) == PPEDGE_NULL_POINTER);
+    CHECK(ppedge_partial_size(NULL) == 0);
 }
 
 static void numbers_that_are_not_finite_are_found(void) {
