@@ -264,7 +264,7 @@ typedef struct chunk_result {
 
 typedef struct job {
     const ppedge_pool_args *args;
-    const ppedge_kernels *kernels = NULL;
+    const ppedge_kernels *kernels;
     size_t chunk_rows;
     int n_chunks;
     ppedge_atomic_int next_chunk;
