@@ -1,5 +1,6 @@
 """ppedge: a small language model on this machine writes like its owner, offline."""
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,10 @@ if TYPE_CHECKING:
     from ppedge.plug import Plug
     from ppedge.pooling import pool
     from ppedge.sampling import Sampling
+
+# Nothing leaves the machine. Official onnxruntime builds report to their maker since 1.29
+# (microsoft/onnxruntime#27379), and only this, set before their import, stops all of it.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 __all__ = [
     "LLM",

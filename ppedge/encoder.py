@@ -21,6 +21,9 @@ from ppedge.history import Note
 from ppedge.manifest import EncoderSpec
 from ppedge.prompt import note_text
 
+# For programs that had imported onnxruntime before ppedge could set ORT_DISABLE_TELEMETRY.
+ort.disable_telemetry_events()
+
 # Longer texts are cut before the tokenizer sees them: no token is longer than this on average,
 # and a tokenizer reads all it is given.
 _MAX_CHARS_PER_TOKEN = 64
