@@ -308,4 +308,6 @@ def plug_show(path: str | None, as_json: bool) -> None:
     for name, text in lines.items():
         click.echo(f"{name + ':':<13}{text}")
     for name, value in manifest.about.items():
-        click.echo(f"{name + ':':<13}{json.dumps(value, ensure_ascii=False)}")
+        # A plug may come from anybody: nothing in it may command the terminal.
+        line = f"{name + ':':<13}{json.dumps(value, ensure_ascii=False)}"
+        click.echo("".join(char if char.isprintable() else "?" for char in line))

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from ppedge.defaults import data_home, find_model, find_plug
+from ppedge.defaults import MODEL_COMMAND, data_home, find_model, find_plug
 from ppedge.errors import PpedgeError
 from ppedge.llm import LLM
 from ppedge.plug import Plug
 from ppedge.pooling import backend
 
+_NAME_THEM = "ppedge doctor --model PATH.gguf --plug PATH"
+_REINSTALL = "pip install --force-reinstall --no-deps ppedge"
 _RUNTIME_PACKAGES = ("llama-cpp-python", "onnxruntime", "numpy", "tokenizers", "click")
 
 
@@ -49,7 +51,8 @@ def diagnose(model: str | None = None, plug: str | None = None) -> list[Check]:
         manifest = opened[0].manifest
         return f"{manifest.name} at {opened[0].path}, every file as its manifest says"
 
-    checks.append(_guard("plug", open_plug, "pip install --force-reinstall --no-deps ppedge"))
+    named = plug or os.environ.get("PPEDGE_PLUG")
+    checks.append(_guard("plug", open_plug, _NAME_THEM if named else _REINSTALL))
     checks.append(_model(model, opened[0] if opened else None))
     checks.append(_data_folder(data_home()))
     return checks
@@ -71,14 +74,18 @@ def _package(name: str) -> Check:
 
 def _model(model: str | None, plug: Plug | None) -> Check:
     try:
-        with LLM(find_model(model), n_ctx=64) as llm:
+        path = find_model(model)
+    except PpedgeError as error:
+        return Check("model", False, str(error), MODEL_COMMAND)
+    try:
+        with LLM(path, n_ctx=64) as llm:
             if plug is not None:
                 plug.check_model(llm.fingerprint, llm.path)
             rows = f"{llm.architecture}, {llm.n_embd} wide, {llm.n_vocab} tokens"
             fits = "; fits the plug" if plug else ""
             return Check("model", True, f"{llm.path} ({rows}){fits}")
     except PpedgeError as error:
-        return Check("model", False, str(error), "ppedge doctor --model PATH.gguf --plug PATH")
+        return Check("model", False, str(error), _NAME_THEM)
 
 
 def _data_folder(folder: Path) -> Check:

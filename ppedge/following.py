@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from ppedge.errors import StoreError
-from ppedge.files import disk_errors, writer_lock
+from ppedge.files import DIRECTORY_MODE, disk_errors, writer_lock
 from ppedge.persona import Persona, Space
 
 _LOCK_SECONDS = 30.0
@@ -52,6 +52,7 @@ def _clear(folder: Path, space: Space) -> None:
             persona.close()
             return
         with disk_errors(folder):
+            folder.chmod(DIRECTORY_MODE)
             for entry in folder.iterdir():
                 # The lock stays: others may be waiting for it.
                 if entry.is_dir() and not entry.is_symlink():

