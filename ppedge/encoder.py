@@ -1,14 +1,16 @@
-"""Text to vectors: a tokenizer and an ONNX graph, one text a run.
+"""Text to vectors: a tokenizer and an ONNX graph, one text a run, one thread a text.
 
-One text a run, unpadded, is a choice: a vector's bits then depend on its text alone, so a store
-built in any order and in any batches is the same store. It costs 8 to 15 % of the speed of
-batches of like length (onnxruntime 1.31, 128 tokens).
+That is a choice: a vector's bits then depend on its text alone, so a store built in any order, in
+any batches and by any number of threads is the same store. (onnxruntime splits its sums by the
+threads of a run: two give other last bits than one.) Unpadded single texts cost 8 to 15 % of the
+speed of batches of like length (onnxruntime 1.31, 128 tokens).
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -32,16 +34,14 @@ _MAX_CHARS_PER_TOKEN = 64
 def open_session(
     graph: bytes,
     where: str,
-    n_threads: int | None,
     inputs: Sequence[str],
     outputs: Sequence[str],
 ) -> ort.InferenceSession:
-    """Open an ONNX graph for the CPU.
+    """Open an ONNX graph for the CPU, each run of it on one thread.
 
     Args:
         graph: the ONNX file; its weights must lie in it, not in files beside it.
         where: named in every error.
-        n_threads: None takes one a physical core, as far as that can be told.
         inputs: exactly these it must take.
         outputs: these float32 tensors it must give.
 
@@ -49,11 +49,10 @@ def open_session(
         PlugError: onnxruntime cannot load it, or it has other inputs or outputs.
     """
     options = ort.SessionOptions()
-    options.intra_op_num_threads = n_threads or max(1, (os.cpu_count() or 2) // 2)
+    options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
-    # Spinning threads burn a laptop's battery between runs; the arena never gives memory back.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # The arena never gives memory back.
     options.enable_cpu_mem_arena = False
     # Weights outside the graph are outside the manifest's hashes: look for them where none can be.
     options.add_session_config_entry(
@@ -119,6 +118,13 @@ class TextEncoder:
     ) -> None:
         """Load the tokenizer and the graph.
 
+        Args:
+            graph: the ONNX file.
+            tokenizer: the tokenizer.json.
+            spec: what the manifest says of both.
+            where: named in every error.
+            n_threads: how many texts are encoded at once; None takes half of the processors.
+
         Raises:
             PlugError: either cannot be loaded.
         """
@@ -133,7 +139,15 @@ class TextEncoder:
         self._tokenizer.enable_truncation(spec.max_tokens)
         inputs = ["ids", "bytes"] if spec.max_bytes else ["ids"]
         outputs = ["key", "value", "query"]
-        self._session = open_session(graph, self._where, n_threads, inputs, outputs)
+        self._session = open_session(graph, self._where, inputs, outputs)
+        self._n_threads = n_threads or max(1, (os.cpu_count() or 2) // 2)
+
+    def notes(
+        self, notes: Sequence[Note]
+    ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        """Encode notes, several at once; yields what `note` returns of each, in order."""
+        with ThreadPoolExecutor(self._n_threads) as workers:
+            yield from workers.map(self.note, notes)
 
     def note(self, note: Note) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Encode a note: key float32 [d_key], value float32 [d_value]."""

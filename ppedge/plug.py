@@ -96,7 +96,7 @@ class Plug:
 
         Args:
             path: a folder, or a .zip of it.
-            n_threads: threads of the encoder; None takes one a physical core.
+            n_threads: how many notes are encoded at once; None takes half of the processors.
 
         Raises:
             PlugError: a file is missing, damaged or unsafe, or not what the manifest says.
@@ -113,7 +113,7 @@ class Plug:
         self._encoder = TextEncoder(graph, tokenizer, spec, str(self.path), n_threads)
         projector = self.manifest.projector.file
         self._projector = open_session(
-            self._verified(files, projector), f"{self.path}: {projector}", 1, ["pooled"], ["soft"]
+            self._verified(files, projector), f"{self.path}: {projector}", ["pooled"], ["soft"]
         )
         self.space = Space(
             d_key=spec.d_key,
@@ -129,10 +129,9 @@ class Plug:
     ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
         """Yield (key float32 [d_key], value float32 [d_value]) for each note, in order.
 
-        Each note is run by itself, so its bits do not depend on the notes beside it.
+        A note's bits do not depend on the notes beside it, nor on the number of threads.
         """
-        for note in notes:
-            yield self._encoder.note(note)
+        return self._encoder.notes(notes)
 
     def encode_prompt(self, prompt: str) -> NDArray[np.float32]:
         """Encode a prompt to the query float32 [d_key]."""

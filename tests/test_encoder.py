@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 
@@ -9,10 +10,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models
 
+from ppedge.defaults import find_plug
 from ppedge.encoder import TextEncoder
+from ppedge.errors import PlugError
 from ppedge.history import Note
 from ppedge.manifest import MANIFEST_NAME, parse_manifest
+from ppedge.plug import Plug
 from tests import tiny_gguf, tiny_plug
 from tests.tiny_plug import D_KEY, D_VALUE, ENCODER, MAX_TOKENS, TOKENIZER
 
@@ -72,9 +77,36 @@ def test_a_texts_bits_do_not_depend_on_what_was_encoded_before(encoder: TextEnco
     assert {text: bits(encoder, text) for text in reversed(TEXTS)} == alone
 
 
-def test_one_thread_and_two_give_the_same_bits(folders: dict[int, Path]) -> None:
-    one, two = (opened(folders[MAX_BYTES], n) for n in (1, 2))
-    assert [bits(one, text) for text in TEXTS] == [bits(two, text) for text in TEXTS]
+@pytest.mark.parametrize("n_threads", [1, 2, 5])
+def test_notes_come_in_order_with_the_bits_of_each_alone(
+    folders: dict[int, Path], n_threads: int
+) -> None:
+    encoder = opened(folders[MAX_BYTES], n_threads)
+    notes = [Note(text, input=text[:9]) for text in TEXTS]
+    together = [(key.tobytes(), value.tobytes()) for key, value in encoder.notes(notes)]
+    alone = [encoder.note(note) for note in notes]
+    assert together == [(key.tobytes(), value.tobytes()) for key, value in alone]
+
+
+def test_the_default_encoder_gives_the_same_bits_on_one_thread_and_on_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Its sums are long enough to come out differently where a run is split over threads.
+    monkeypatch.delenv("PPEDGE_PLUG", raising=False)
+    notes = [Note(text) for text in TEXTS]
+    one, more = (Plug(find_plug(), n_threads=n).encode_notes(notes) for n in (1, 3))
+    for ours, theirs in zip(one, more, strict=True):
+        assert [array.tobytes() for array in ours] == [array.tobytes() for array in theirs]
+
+
+def test_an_error_in_one_note_ends_the_whole(folders: dict[int, Path], tmp_path: Path) -> None:
+    shutil.copytree(folders[0], tmp_path / "plug")
+    words = Tokenizer(models.WordLevel({"a": 0}, unk_token="[UNK]"))
+    tiny_plug.swap(tmp_path / "plug", TOKENIZER, words.to_str().encode())
+    encoded = opened(tmp_path / "plug", 2).notes([Note("a"), Note("strange"), Note("a")])
+    next(encoded)
+    with pytest.raises(PlugError, match="cannot read 'strange'"):
+        list(encoded)
 
 
 def test_the_key_is_of_the_input_and_the_value_of_the_output(encoder: TextEncoder) -> None:
