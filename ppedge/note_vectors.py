@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ppedge.errors import StoreError
 from ppedge.history import Note, check_text
 from ppedge.notes_table import NotesTable, handle
-from ppedge.rows import Layout, RowFile, pack_row
+from ppedge.rows import Layout, RowFiles, pack_row
 
 Vectors = tuple[NDArray[np.float32], NDArray[np.float32]]
 Encode = Callable[[Sequence[Note]], Iterable[Vectors]]
@@ -59,7 +59,7 @@ def stage_key(layout: Layout, digest: str) -> bytes:
 
 
 def vectors_by_digest(
-    notes: Sequence[Note], encode: Encode, layout: Layout, table: NotesTable, rows: RowFile
+    notes: Sequence[Note], encode: Encode, layout: Layout, table: NotesTable, rows: RowFiles
 ) -> tuple[dict[str, bytes], int]:
     """Find or make the rows of notes.
 
@@ -68,7 +68,7 @@ def vectors_by_digest(
         encode: called once, with the notes whose text the store does not know yet.
         layout: of the rows wanted.
         table: the store's notes and staged vectors.
-        rows: the store's row file; of use only if it has this layout.
+        rows: the store's row files; of use only if they have this layout.
 
     Returns:
         Packed rows by the notes' digests, and how many went through ``encode``.

@@ -103,7 +103,7 @@ class Persona:
                 then refuse, as they need to know that the encoder fits.
             create: make a store if there is none (needs ``space``).
             read_only: change nothing on disk. Chosen by itself where the folder is not writable.
-            damaged: open also what `verify` and `repair` are for: a damaged row file, or a store
+            damaged: open also what `verify` and `repair` are for: damaged row files, or a store
                 that belongs to another plug.
             wait: seconds to wait for another process that is changing the store.
 
@@ -119,11 +119,11 @@ class Persona:
         table = open_table(folder)
         try:
             with sqlite_errors(table.path), disk_errors(folder):
-                state, rows, problem = current_rows(folder, table)
+                state, _, problem = current_rows(folder, table)
                 if not damaged:
                     check_fit(folder, state, space)
                 if problem and not damaged:
-                    raise damaged_rows(rows, problem)
+                    raise damaged_rows(problem)
                 if not problem and not read_only:
                     tidy(folder, state)
         except BaseException:
@@ -435,15 +435,15 @@ class Persona:
         with self._reading():
             if self._snapshot and self._snapshot.version == self._table.state().version:
                 return self._snapshot
-            state, file, problem = current_rows(self.path, self._table)
+            state, files, problem = current_rows(self.path, self._table)
             check_fit(self.path, state, self._space)
             if problem:
-                raise damaged_rows(file, problem)
-            rows = file.map(state.n_notes)
+                raise damaged_rows(problem)
+            keys, values = files.map(state.n_notes + 1)
             self._snapshot = _Snapshot(
                 version=state.version,
-                keys=rows[:, : state.layout.d_key],
-                values=rows[:, state.layout.d_key :],
+                keys=keys,
+                values=values,
                 bias=_bias(self._table.marks(), state.n_notes),
             )
             return self._snapshot

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ppedge.files import DIRECTORY_MODE, FILE_MODE
 from ppedge.notes_table import NotesTable, State, handle, identity
-from ppedge.rows import RowFile, Space
+from ppedge.rows import RowFiles, Space
 from ppedge.store_reports import Problem
 
 
@@ -51,17 +51,21 @@ def _erasing(state: State) -> Iterator[Problem]:
 
 
 def _rows(folder: Path, table: NotesTable, state: State) -> Iterator[Problem]:
-    file = RowFile(folder, state.generation, state.layout)
-    if problem := file.problem(state.n_notes):
-        yield Problem(f"{file.path} {problem}", repairable=True)
-    complete = file.complete_rows(state.n_notes)
-    rows = file.map(complete - 1) if complete else ()
-    if not complete or zlib.crc32(rows[0].tobytes()) != state.null_crc:
-        yield Problem(f"{file.path}, row 0: the null note is damaged", repairable=True)
+    files = RowFiles(folder, state.generation, state.layout)
+    if problem := files.problem(state.n_notes + 1):
+        yield Problem(problem, repairable=True)
+    complete = files.complete_rows(state.n_notes + 1)
+    keys, values = files.map(complete) if complete else ((), ())
+
+    def is_damaged(row: int, crc: int) -> bool:
+        return row >= complete or zlib.crc32(values[row], zlib.crc32(keys[row])) != crc
+
+    if is_damaged(0, state.null_crc):
+        yield Problem("row 0: the vectors of the null note are damaged", repairable=True)
     for row, crc, *_ in chain.from_iterable(table.checksums()):
-        if row >= complete or zlib.crc32(rows[row].tobytes()) != crc:
+        if is_damaged(row, crc):
             name = handle(table.note_at(row))
-            yield Problem(f"{file.path}, row {row}: vectors of note {name} are damaged", row, True)
+            yield Problem(f"row {row}: the vectors of note {name} are damaged", row, True)
 
 
 def _texts(table: NotesTable) -> Iterator[Problem]:

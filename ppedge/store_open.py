@@ -10,10 +10,10 @@ from ppedge.database import sqlite_errors
 from ppedge.errors import StoreError
 from ppedge.files import disk_errors, make_private_directory
 from ppedge.notes_table import FILE_NAME, NotesTable, State
-from ppedge.rows import Layout, RowFile, Space
+from ppedge.rows import Layout, RowFiles, Space
 from ppedge.store_writer import create_store, writing
 
-_OWN_FILES = ("lock", FILE_NAME, FILE_NAME + "-wal", FILE_NAME + "-shm")
+_OWN_FILES = ("lock", FILE_NAME, FILE_NAME + "-wal", FILE_NAME + "-shm", "keys.0", "values.0")
 
 
 def open_table(folder: Path) -> NotesTable:
@@ -44,20 +44,20 @@ def make_store(folder: Path, space: Space, wait: float) -> None:
     with disk_errors(folder):
         make_private_directory(folder)
         strangers = [entry.name for entry in folder.iterdir() if entry.name not in _OWN_FILES]
-        if strangers and strangers != ["rows.0"]:
+        if strangers:
             raise StoreError(
                 f"{folder}: holds other files ({strangers[0]}); choose an empty folder"
             )
     create_store(folder, space, wait)
 
 
-def current_rows(folder: Path, table: NotesTable) -> tuple[State, RowFile, str]:
-    """The committed state, its row file, and what is wrong with that file ("" if nothing)."""
+def current_rows(folder: Path, table: NotesTable) -> tuple[State, RowFiles, str]:
+    """The committed state, its row files, and what is wrong with them ("" if nothing)."""
     while True:
         state = table.state()
-        rows = RowFile(folder, state.generation, state.layout)
-        problem = rows.problem(state.n_notes)
-        # A writer may have replaced the file between the two looks.
+        rows = RowFiles(folder, state.generation, state.layout)
+        problem = rows.problem(state.n_notes + 1)
+        # A writer may have replaced the files between the two looks.
         if not problem or table.state().generation == state.generation:
             return state, rows, problem
 
@@ -80,12 +80,12 @@ def _name(layout: Layout) -> str:
 
 def tidy(folder: Path, state: State) -> None:
     """Clear away what an interrupted writer left, unless another one is at work."""
-    rows = RowFile(folder, state.generation, state.layout)
+    rows = RowFiles(folder, state.generation, state.layout)
     with suppress(StoreError, FileNotFoundError):
         left_over = (
             state.erasing
-            or RowFile.generations(folder) != [state.generation]
-            or rows.path.stat().st_size != state.layout.file_bytes(state.n_notes)
+            or RowFiles.generations(folder) != {state.generation}
+            or not rows.is_exactly(state.n_notes + 1)
         )
         if left_over:
             with writing(folder, timeout=0):

@@ -25,7 +25,7 @@ from ppedge.files import disk_errors, sync_directory, writer_lock
 from ppedge.history import Note
 from ppedge.note_vectors import Encode, Progress, chunks, stage_key, vectors_by_digest
 from ppedge.notes_table import FILE_NAME, NotesTable, State, identity
-from ppedge.rows import Layout, RowFile, Space
+from ppedge.rows import Layout, RowFiles, Space
 from ppedge.store_reports import ChangeReport
 
 CHUNK_NOTES = 64
@@ -89,7 +89,7 @@ def create_store(folder: Path, space: Space, timeout: float) -> None:
         table = NotesTable(folder, "write")
         try:
             if not table.is_made:
-                RowFile(folder, 0, space.layout).write([space.null_row])
+                RowFiles(folder, 0, space.layout).write([_as_block(space.null_row)])
                 with disk_errors(folder), table.transaction():
                     sync_directory(folder)
                     table.make(space.layout, zlib.crc32(space.null_row))
@@ -108,16 +108,16 @@ class StoreWriter:
 
     def _load(self, state: State) -> None:
         self.state = state
-        self.rows = RowFile(self.folder, state.generation, state.layout)
+        self.rows = RowFiles(self.folder, state.generation, state.layout)
         self.n_notes = state.n_notes
 
     def recover(self, *, damaged: bool = False) -> None:
         """Clear away what an interrupted writer left."""
-        problem = self.rows.problem(self.n_notes)
+        problem = self.rows.problem(self.n_notes + 1)
         if problem and not damaged:
-            raise damaged_rows(self.rows, problem)
+            raise damaged_rows(problem)
         if not problem:
-            self.rows.truncate(self.n_notes)
+            self.rows.truncate(self.n_notes + 1)
         self._remove_other_generations()
         if self.state.erasing:
             self.table.scrub()
@@ -232,7 +232,7 @@ class StoreWriter:
             self.table.rollback()
             self._load(self.table.state())
             with suppress(StoreError):
-                self.rows.truncate(self.n_notes)
+                self.rows.truncate(self.n_notes + 1)
 
     def _before_append(self) -> None:
         self.rows.sync()
@@ -246,7 +246,7 @@ class StoreWriter:
             notes, encode, self.state.layout, self.table, self.rows
         )
         packed = [vectors[note.digest] for note in notes]
-        self.rows.append(self.n_notes, b"".join(packed))
+        self.rows.append(self.n_notes + 1, packed)
         for note, row in zip(notes, packed, strict=True):
             self.n_notes += 1
             self.table.append_row(self.n_notes, self.table.insert(note, zlib.crc32(row)))
@@ -305,7 +305,7 @@ class StoreWriter:
     def _rewrite(self, slots: Sequence[Slot], space: Space | None = None) -> None:
         """Make the store hold exactly ``slots``, in a new generation, and erase the old one."""
         layout = space.layout if space else self.state.layout
-        rows = RowFile(self.folder, self.state.generation + 1, layout)
+        rows = RowFiles(self.folder, self.state.generation + 1, layout)
         crcs: dict[int, int] = {}
         try:
             with self.table.transaction():
@@ -322,7 +322,7 @@ class StoreWriter:
                 self.table.set_generation(rows.generation, layout, null_crc)
         except BaseException:
             if self.table.state().generation != rows.generation:
-                rows.path.unlink(missing_ok=True)
+                rows.remove()
             raise
         self._load(self.table.state())
         self._remove_other_generations()
@@ -334,31 +334,32 @@ class StoreWriter:
 
     def _blocks(
         self, slots: Sequence[Slot], layout: Layout, null_row: bytes, crcs: dict[int, int]
-    ) -> Iterator[bytes]:
+    ) -> Iterator[NDArray[np.float16]]:
         """Yield the rows of ``slots``; ``crcs`` receives those of staged rows, by position."""
-        yield null_row
-        old = self._old_rows(layout)
+        yield _as_block(null_row)
+        keys, values = self._old_rows(layout)
         row_of: dict[int | None, int] = {
             num: row for row, num in enumerate(self.table.order(), start=1)
         }
         for start in range(0, len(slots), _BLOCK_ROWS):
             part = slots[start : start + _BLOCK_ROWS]
             # Staged rows stand in for themselves as row 0, and are put in place below.
-            block = old[[0 if slot.digest else row_of[slot.num] for slot in part]]
-            keys = [stage_key(layout, slot.digest) if slot.digest else b"" for slot in part]
-            staged = self.table.staged({key for key in keys if key})
-            for i, key in enumerate(keys):
+            rows = [0 if slot.digest else row_of[slot.num] for slot in part]
+            block = np.concatenate([keys[rows], values[rows]], axis=1)
+            stage_keys = [stage_key(layout, slot.digest) if slot.digest else b"" for slot in part]
+            staged = self.table.staged({key for key in stage_keys if key})
+            for i, key in enumerate(stage_keys):
                 if key:
                     block[i] = np.frombuffer(staged[key], "<f2")
                     crcs[start + i] = zlib.crc32(staged[key])
-            yield block.tobytes()
+            yield block
 
-    def _old_rows(self, layout: Layout) -> NDArray[np.float16]:
-        """The current rows as far as the file has them; one empty row if it has none."""
-        complete = self.rows.complete_rows(self.n_notes) if layout == self.state.layout else 0
-        if complete:
-            return self.rows.map(complete - 1)
-        return np.zeros((1, layout.d_key + layout.d_value), "<f2")
+    def _old_rows(self, layout: Layout) -> tuple[NDArray[np.float16], NDArray[np.float16]]:
+        """The current keys and values as far as the files have them; at least one row."""
+        complete = self.rows.complete_rows(self.n_notes + 1)
+        if complete and layout == self.state.layout:
+            return self.rows.map(complete)
+        return np.zeros((1, layout.d_key), "<f2"), np.zeros((1, layout.d_value), "<f2")
 
     def _store_slot(self, slot: Slot, crc: int) -> int:
         if slot.num is None:
@@ -372,19 +373,23 @@ class StoreWriter:
 
     def _remove_other_generations(self) -> None:
         with disk_errors(self.folder):
-            others = set(RowFile.generations(self.folder)) - {self.state.generation}
+            others = RowFiles.generations(self.folder) - {self.state.generation}
             for generation in others:
-                RowFile(self.folder, generation, self.state.layout).path.unlink(missing_ok=True)
+                RowFiles(self.folder, generation, self.state.layout).remove()
             if others:
                 sync_directory(self.folder)
 
 
-def damaged_rows(rows: RowFile, problem: str) -> StoreError:
-    """The error for a row file that cannot be used."""
+def damaged_rows(problem: str) -> StoreError:
+    """The error for row files that cannot be used, of which `RowFiles.problem` said why."""
     return StoreError(
-        f"{rows.path} {problem}; the text of your notes is safe: "
+        f"{problem}; the text of your notes is safe: "
         "run `ppedge notes repair` to encode the damaged rows again"
     )
+
+
+def _as_block(row: bytes) -> NDArray[np.float16]:
+    return np.frombuffer(row, "<f2")[np.newaxis]
 
 
 def _check_repeat(earlier: Slot, later: Slot, note: Note) -> None:

@@ -229,7 +229,7 @@ def test_export_as_json_wants_a_file(filled):
 
 
 def damage(folder):
-    rows = folder / "rows.0"
+    rows = folder / "values.0"
     data = bytearray(rows.read_bytes())
     data[-1] ^= 1
     rows.write_bytes(data)
@@ -240,7 +240,7 @@ def test_verify_passes_fails_and_passes_after_repair(filled, tmp_path):
     damage(tmp_path / "home/personas/default")
     code, out, err = filled("verify")
     assert code == 1
-    assert re.search(r"rows\.0, row 3: vectors of note sha256:\w{16} are damaged\n3 notes: 1 ", out)
+    assert re.search(r"row 3: the vectors of note sha256:\w{16} are damaged\n3 notes: 1 ", out)
     assert "ppedge notes repair" in err
     assert filled("repair") == (0, "3 notes, 1 encoded again: no problems\n", "")
     assert answer(filled("verify", "--json")) == {"notes": 3, "problems": []}

@@ -53,6 +53,8 @@ def choose(state, rng):
     if kind == "sync":
         target = edited([entry for entry in state if rng.random() < 0.9], rng) + fresh
         rng.shuffle(target)
+        if target[: len(state)] == state:  # It only grows the store, as when that is empty.
+            return kind, target, [target[:n] for n in range(len(state), len(target))]
         return kind, target, [state]
     if kind == "add":
         return kind, edited(state, rng) + fresh, grown

@@ -18,11 +18,12 @@ from ppedge.history import Note
 from ppedge.persona import Persona, handle
 from ppedge.rows import HEADER_BYTES
 
-from .kit import Encoder, assert_same_store, make_notes, make_query, make_space
+from .kit import D_KEY, D_VALUE, Encoder, assert_same_store, make_notes, make_query, make_space
 
 N_NOTES = 20
-ROW_BYTES = make_space().layout.row_bytes
-ROWS = "rows.0"
+WIDTHS = {"keys.0": D_KEY, "values.0": D_VALUE}
+
+both_files = pytest.mark.parametrize("name", WIDTHS)
 
 
 @pytest.fixture
@@ -41,8 +42,8 @@ def flip(path, position, bit=0):
         file.write(bytes([byte ^ 1 << bit]))
 
 
-def row_start(row):
-    return HEADER_BYTES + row * ROW_BYTES
+def row_start(name, row):
+    return HEADER_BYTES + 2 * WIDTHS[name] * row
 
 
 def assert_repairs(folder, space, build, n_encoded):
@@ -58,54 +59,70 @@ def assert_repairs(folder, space, build, n_encoded):
 # --- row files ---
 
 
+@both_files
 @pytest.mark.parametrize(
-    ("size", "lost"),
-    [
-        (0, N_NOTES),
-        (HEADER_BYTES - 1, N_NOTES),
-        (HEADER_BYTES, N_NOTES),
-        (row_start(1) - 1, N_NOTES),
-        (row_start(7) + 1, N_NOTES - 6),
-        (row_start(N_NOTES + 1) - 1, 1),
-    ],
+    ("row", "shift", "lost"),
+    [(0, 0, N_NOTES), (1, -1, N_NOTES), (7, 1, N_NOTES - 6), (N_NOTES + 1, -1, 1)],
 )
-def test_a_truncated_row_file_is_refused_and_repaired(closed, space, build, size, lost):
-    os.truncate(closed / ROWS, size)
-    with pytest.raises(StoreError, match="ppedge notes repair"):
+def test_a_truncated_row_file_is_refused_and_repaired(closed, space, build, name, row, shift, lost):
+    os.truncate(closed / name, row_start(name, row) + shift)
+    with pytest.raises(StoreError, match=rf"{name} is cut short.*ppedge notes repair"):
         Persona.open(closed, space)
     assert_repairs(closed, space, build, lost)
 
 
-def test_a_missing_row_file_is_refused_and_repaired(closed, space, build):
-    (closed / ROWS).unlink()
-    with pytest.raises(StoreError, match=r"rows\.0 is missing; the text of your notes is safe"):
+@both_files
+@pytest.mark.parametrize("size", [0, 100, HEADER_BYTES - 1])
+def test_a_row_file_cut_within_its_header_is_refused_and_repaired(closed, space, build, name, size):
+    os.truncate(closed / name, size)
+    with pytest.raises(StoreError, match=rf"{name} has a damaged header"):
         Persona.open(closed, space)
     assert_repairs(closed, space, build, N_NOTES)
 
 
+@both_files
+def test_a_missing_row_file_is_refused_and_repaired(closed, space, build, name):
+    (closed / name).unlink()
+    with pytest.raises(StoreError, match=rf"{name} is missing; the text of your notes is safe"):
+        Persona.open(closed, space)
+    assert_repairs(closed, space, build, N_NOTES)
+
+
+@both_files
 @pytest.mark.parametrize("position", [0, 30, 200, HEADER_BYTES - 1])
-def test_a_damaged_header_is_refused_and_repaired(closed, space, build, position):
-    flip(closed / ROWS, position)
+def test_a_damaged_header_is_refused_and_repaired(closed, space, build, name, position):
+    flip(closed / name, position)
     with pytest.raises(StoreError, match="damaged header"):
         Persona.open(closed, space)
     assert_repairs(closed, space, build, 0)
 
 
-@pytest.mark.parametrize("seed", range(10))
-def test_verify_names_the_row_and_note_of_any_flipped_bit(closed, space, build, seed):
+def test_swapped_row_files_are_refused(closed, space, tmp_path):
+    (closed / "keys.0").rename(tmp_path / "other")
+    (closed / "values.0").rename(closed / "keys.0")
+    (tmp_path / "other").rename(closed / "values.0")
+    with pytest.raises(StoreError, match=r"keys\.0 has a damaged header, or belongs to another"):
+        Persona.open(closed, space)
+
+
+@both_files
+@pytest.mark.parametrize("seed", range(6))
+def test_verify_names_the_row_and_note_of_any_flipped_bit(closed, space, build, name, seed):
     rng = random.Random(seed)
     row = rng.randrange(1, N_NOTES + 1)
-    flip(closed / ROWS, row_start(row) + rng.randrange(ROW_BYTES), rng.randrange(8))
+    offset = rng.randrange(2 * WIDTHS[name])
+    flip(closed / name, row_start(name, row) + offset, rng.randrange(8))
     with Persona.open(closed, space) as store:
         (problem,) = store.verify()
-    name = handle(make_notes(N_NOTES)[row - 1])
+    whose = handle(make_notes(N_NOTES)[row - 1])
     assert (problem.row, problem.repairable) == (row, True)
-    assert problem.message.endswith(f"row {row}: vectors of note {name} are damaged")
+    assert problem.message == f"row {row}: the vectors of note {whose} are damaged"
     assert_repairs(closed, space, build, 1)
 
 
-def test_a_damaged_null_note_is_found_and_repaired(closed, space, build):
-    flip(closed / ROWS, row_start(0) + 3)
+@both_files
+def test_a_damaged_null_note_is_found_and_repaired(closed, space, build, name):
+    flip(closed / name, row_start(name, 0) + 3)
     with Persona.open(closed, space) as store:
         assert [problem.row for problem in store.verify()] == [0]
         store.forget(ids=["id-0"])
@@ -116,7 +133,7 @@ def test_a_damaged_null_note_is_found_and_repaired(closed, space, build):
 
 def test_a_change_elsewhere_does_not_hide_a_damaged_row(closed, space, build):
     notes = make_notes(N_NOTES)
-    flip(closed / ROWS, row_start(5))
+    flip(closed / "keys.0", row_start("keys.0", 5))
     encode = Encoder()
     with Persona.open(closed, space) as store:
         store.forget(ids=[handle(notes[0])])
@@ -191,7 +208,7 @@ def test_a_creation_that_was_cut_short_is_finished(folder, space, encode):
     folder.mkdir(mode=0o700)
     (folder / "lock").touch()
     (folder / "notes.db").touch()
-    (folder / ROWS).write_bytes(b"half a hea")
+    (folder / "keys.0").write_bytes(b"half a hea")
     with Persona.open(folder, space) as store:
         store.add(make_notes(3), encode)
         assert [p.message for p in store.verify() if "mode" not in p.message] == []
@@ -470,14 +487,16 @@ def test_files_are_private_whatever_the_umask(folder, space, umask):
             modes = {f.name: stat.S_IMODE(f.stat().st_mode) for f in folder.iterdir()}
     finally:
         os.umask(before)
-    assert set(modes) == {"lock", "notes.db", "notes.db-wal", "notes.db-shm", "rows.1"}
+    assert set(modes) == {"lock", "notes.db", "notes.db-wal", "notes.db-shm", "keys.1", "values.1"}
     assert set(modes.values()) == {0o600}
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
 @posix
 def test_verify_reports_files_that_others_can_read(closed, space):
-    (closed / ROWS).chmod(0o644)
+    (closed / "values.0").chmod(0o644)
     with Persona.open(closed, space) as store:
         (problem,) = store.verify()
-    assert problem.message == f"{closed / ROWS} has mode 0644: others can read it; chmod 600 it"
+    assert (
+        problem.message == f"{closed / 'values.0'} has mode 0644: others can read it; chmod 600 it"
+    )

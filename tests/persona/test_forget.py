@@ -10,7 +10,7 @@ from ppedge.history import Note, format_time, parse_time
 from ppedge.notes_table import identity
 from ppedge.persona import Persona, handle
 
-from .kit import Encoder, assert_same_store, make_notes
+from .kit import D_KEY, Encoder, assert_same_store, make_notes
 
 
 def random_notes(n, seed=0):
@@ -37,7 +37,13 @@ def random_notes(n, seed=0):
 def traces(note):
     """Byte strings that only the note, its vectors or its hashes leave."""
     row = Encoder().row(note)
-    found = [row, row[:16], row[-12:], identity(note), bytes.fromhex(note.digest)]
+    found = [
+        row[: 2 * D_KEY],
+        row[2 * D_KEY :],
+        row[-12:],
+        identity(note),
+        bytes.fromhex(note.digest),
+    ]
     for text in (note.output, note.input, note.id):
         data = text.encode()
         found += [data[i : i + 12] for i in range(0, len(data) - 11, 151)]
@@ -150,7 +156,9 @@ def test_vectors_staged_by_an_interrupted_sync_go_with_a_forget(
     with pytest.raises(KeyboardInterrupt):
         persona.sync(notes[1:], breaks)
     row = Encoder().row(notes[2])
-    assert any(row in file.read_bytes() for file in folder.iterdir()), "it had been staged"
+    assert any(row[2 * D_KEY :] in file.read_bytes() for file in folder.iterdir()), (
+        "it had been staged"
+    )
     persona.forget(ids=[handle(notes[1])])
     assert_no_trace(folder, notes[1:66])
 
