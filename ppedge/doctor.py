@@ -7,7 +7,6 @@ import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 from ppedge.defaults import MODEL_COMMAND, data_home, find_model, find_plug
 from ppedge.errors import PpedgeError
@@ -54,7 +53,7 @@ def diagnose(model: str | None = None, plug: str | None = None) -> list[Check]:
     named = plug or os.environ.get("PPEDGE_PLUG")
     checks.append(_guard("plug", open_plug, _NAME_THEM if named else _REINSTALL))
     checks.append(_model(model, opened[0] if opened else None))
-    checks.append(_data_folder(data_home()))
+    checks.append(_data_folder())
     return checks
 
 
@@ -88,8 +87,13 @@ def _model(model: str | None, plug: Plug | None) -> Check:
         return Check("model", False, str(error), _NAME_THEM)
 
 
-def _data_folder(folder: Path) -> Check:
+def _data_folder() -> Check:
+    mend = "export PPEDGE_HOME=FOLDER"
+    try:
+        folder = data_home()
+    except PpedgeError as error:
+        return Check("data", False, str(error), mend)
     nearest = next(path for path in (folder, *folder.parents) if path.exists())
     if nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK):
         return Check("data", True, f"stores go to {folder}")
-    return Check("data", False, f"{nearest} cannot be written", "export PPEDGE_HOME=FOLDER")
+    return Check("data", False, f"{nearest} cannot be written", mend)

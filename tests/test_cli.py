@@ -664,7 +664,7 @@ def test_as_it_comes_it_answers_in_words(default: Command) -> None:
     )
     assert report["model"] == str(defaults.find_model())
     assert report["notes"] >= 40
-    assert len(report["text"].split()) > 5
+    assert len(report["text"].split()) > 2
     assert len(report["heaviest"]) == 3
 
 
@@ -688,4 +688,4 @@ def test_as_it_comes_doctor_finds_everything(default: Command) -> None:
 
 
 def test_as_it_comes_plug_show_describes_the_default_plug(default: Command) -> None:
-    assert str(defaults.DEFAULT_PLUG) in default.good("plug", "show")
+    assert f"plugs{os.sep}{defaults.DEFAULT_PLUG.name}" in default.good("plug", "show")

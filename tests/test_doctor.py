@@ -132,6 +132,21 @@ def test_a_data_folder_that_cannot_be_used_is_told(ppedge: Command, tmp_path: Pa
     assert "PPEDGE_HOME" in bad["mend"]
 
 
+def test_a_user_without_a_home_directory_is_told(
+    files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("PPEDGE_HOME", "XDG_DATA_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    bad = by_name(diagnose(*map(str, files)))["data"]
+    assert not bad.ok
+    assert "no home directory" in bad.detail
+    assert bad.mend == "export PPEDGE_HOME=FOLDER"
+
+
 def test_a_missing_package_is_told_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_RUNTIME_PACKAGES", ("numpy", "no-such-package"))
     assert by_name(diagnose())["no-such-package"] == Check(
