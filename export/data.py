@@ -29,6 +29,13 @@ INSTRUCTIONS = {
     7: "Paraphrase the following text into tweet without any explanation before or after it: ",
 }
 
+REQUESTS = (
+    "Write a short post",
+    "Write a short note",
+    "Write a few sentences",
+    "Tell me",
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Question:
@@ -87,11 +94,19 @@ def neutralise(tweet: str) -> str:
     return re.sub(r"\s+", " ", text).strip(" .")
 
 
+def opening(text: str, limit: int = 240) -> str:
+    """The first sentences of ``text``, as many as end within ``limit`` characters, at least one."""
+    ends = [found.end() for found in re.finditer(r"[.!?](?=\s|$)", text)]
+    fitting = [end for end in ends if end <= limit] or ends[:1] or [len(text)]
+    return text[: fitting[-1]]
+
+
 def writing_prompt(text: str, rng: np.random.Generator) -> str:
-    """Ask for ``text`` as a person would: a short post about a few of its longer words."""
+    """Ask for ``text`` as a person would: by two to four of its longer words."""
     words = list(dict.fromkeys(re.findall(r"[a-z]{4,}", neutralise(text))))
     about = sorted(words, key=len, reverse=True)[: int(rng.integers(2, 5))]
-    return f"Write a short post about {', '.join(w for w in words if w in about)}."
+    request = REQUESTS[int(rng.integers(len(REQUESTS)))]
+    return f"{request} about {', '.join(word for word in words if word in about)}."
 
 
 def leave_one_out(
@@ -102,25 +117,35 @@ def leave_one_out(
     Args:
         question: whose history it is.
         index: which note.
-        general: ask in a writing prompt's words instead of the task's.
+        general: ask in a writing prompt's words for the person's running text (a commit's body,
+            an abstract, a tweet), not in the task's words for its title.
         rng: draws the words of a writing prompt.
 
     Returns:
         The question, or None where the note leaves nothing to ask from.
     """
-    note = question.history[index]
-    source = neutralise(note.output) if question.task == 7 else note.input
-    prompt = writing_prompt(note.output, rng) if general else INSTRUCTIONS[question.task] + source
-    if not source or len(note.output.split()) < 2:
+    notes = question.history
+    if general:
+        # What the person wrote at length is then the history too, each text by itself.
+        notes = tuple(Note(note.input or note.output) for note in notes)
+    note = notes[index]
+    if general:
+        answer = opening(note.output)
+        prompt = source = writing_prompt(answer, rng)
+    else:
+        answer = note.output
+        source = neutralise(note.output) if question.task == 7 else note.input
+        prompt = INSTRUCTIONS[question.task] + source
+    if not source or len(answer.split()) < 2:
         return None
     # A copy of the answer among the notes would teach copying, not writing.
-    rest = tuple(n for n in question.history if n.output != note.output)
+    rest = tuple(n for n in notes if n.output != note.output)
     return Question(
         id=f"{question.id}/{index}",
         user=question.user,
         task=question.task,
         input=prompt,
-        output=note.output,
+        output=answer,
         history=rest,
     )
 

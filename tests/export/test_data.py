@@ -5,9 +5,11 @@ import numpy as np
 import pytest
 
 from export.data import (
+    REQUESTS,
     Question,
     leave_one_out,
     neutralise,
+    opening,
     read_questions,
     swap_histories,
     writing_prompt,
@@ -103,10 +105,26 @@ def test_neutral_tweets_lose_links_leading_mentions_case_and_marks():
 def test_a_writing_prompt_names_some_of_the_words_and_no_more():
     text = "Tomorrow Congress debates the transportation budget in Washington"
     prompt = writing_prompt(text, np.random.default_rng(1))
-    assert prompt.startswith("Write a short post about ")
-    words = prompt.removeprefix("Write a short post about ").rstrip(".").split(", ")
+    request, _, about = prompt.rstrip(".").partition(" about ")
+    assert request in REQUESTS
+    words = about.split(", ")
     assert 2 <= len(words) <= 4
     assert set(words) <= set(text.lower().split())
+
+
+def test_a_general_prompt_asks_for_the_running_text_and_has_running_texts_as_history():
+    notes = [Note("fix leak", "The header leaked. Free it."), Note("add test", "No test so far.")]
+    rng = np.random.default_rng(0)
+    left = leave_one_out(question(notes), 0, general=True, rng=rng)
+    assert left.output == "The header leaked. Free it."
+    assert left.history == (Note("No test so far."),)
+
+
+def test_an_opening_ends_with_a_sentence():
+    assert opening("One. Two! Three?", 10) == "One. Two!"
+    assert opening("A long first sentence. More.", 5) == "A long first sentence."
+    assert opening("no end at all") == "no end at all"
+    assert opening("v1.2 is out. Yes.", 12) == "v1.2 is out."
 
 
 def test_swapped_histories_are_of_another_user_of_the_same_task():
