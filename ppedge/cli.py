@@ -8,8 +8,8 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -139,9 +139,10 @@ def _answer(
 ) -> None:
     answer = personalizer.stream(prompt, persona, sampling)
     try:
-        for piece in _pieces(answer):
-            if not as_json:
-                click.echo(piece, nl=False)
+        with closing(_pieces(answer)) as pieces:
+            for piece in pieces:
+                if not as_json:
+                    click.echo(piece, nl=False)
     except KeyboardInterrupt:
         # What was written stays on the screen; the shell must see that it was cut short.
         if not as_json:
@@ -154,7 +155,7 @@ def _answer(
         click.echo()
 
 
-def _pieces(answer: Answer) -> Iterator[str]:
+def _pieces(answer: Answer) -> Generator[str, None, None]:
     """The answer's pieces, written on a thread of their own.
 
     Python sees Ctrl-C only between two calls into llama.cpp, and one may take many seconds.

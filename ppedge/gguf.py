@@ -380,6 +380,8 @@ def _dequantize(rows: NDArray[np.uint8], name: str, n_embd: int) -> NDArray[np.f
 
 def _map_file(path: Path) -> mmap.mmap:
     try:
+        if path.is_fifo():
+            raise ModelError(f"{path}: is a pipe; give the .gguf file itself")
         with path.open("rb") as file:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except FileNotFoundError:
