@@ -31,6 +31,8 @@ def sqlite_errors(path: Path) -> Iterator[None]:
             advice = "another process is using it; run it again when that is done"
         elif name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")):
             advice = "make the folder readable and writable for you"
+        elif isinstance(error, sqlite3.ProgrammingError):
+            advice = "the store was closed; open it again"
         else:
             advice = "the file is damaged: move the folder away and add the notes again"
         raise StoreError(f"{path}: {error}; {advice}") from error

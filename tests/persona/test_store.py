@@ -259,6 +259,9 @@ def test_marks_stay_with_their_note_when_others_go_and_leave_with_it(persona, en
     persona.forget(ids=["id-0"])
     assert persona.marks() == {"id-3": 1}
     assert np.flatnonzero(persona.bias()).tolist() == [3]
+    persona.add([replace(notes[3], output="edited")], encode)
+    assert persona.marks() == {"id-3": 1}
+    assert persona.verify() == []
     persona.forget(ids=["id-3"])
     persona.add([notes[3]], encode)
     assert persona.marks() == {}
@@ -474,3 +477,11 @@ def test_a_folder_with_other_files_does_not_become_a_store(folder, space):
     with pytest.raises(StoreError, match=r"holds other files \(thesis.txt\)"):
         Persona.open(folder, space)
     assert [f.name for f in folder.iterdir()] == ["thesis.txt"]
+
+
+def test_a_closed_store_says_that_it_is_closed(folder, space):
+    with Persona.open(folder, space) as store:
+        pass
+    for use in (lambda: len(store), lambda: store.pool(make_query(), scale=1.0), store.verify):
+        with pytest.raises(StoreError, match="the store was closed; open it again"):
+            use()
