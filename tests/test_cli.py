@@ -402,6 +402,12 @@ def test_what_cannot_be_used_is_one_line(ppedge: Command, arguments: list[str], 
     assert why in ppedge.error("personalize", "--no-persona", "hi", *arguments)
 
 
+def test_a_pipe_for_a_model_is_one_line(ppedge: Command, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    message = ppedge.error("personalize", "--no-persona", "hi", "--model", tmp_path / "pipe")
+    assert "is a pipe; give the .gguf file itself" in message
+
+
 def test_a_model_that_the_plug_does_not_fit_is_refused_naming_both(ppedge: Command) -> None:
     message = ppedge.error("personalize", "--no-persona", "hi", "--model", defaults.find_model())
     assert "n_embd: wanted 64, found 576" in message
@@ -475,19 +481,21 @@ def test_ctrl_c_ends_it_at_once(
 def test_ctrl_c_while_encoding_keeps_what_was_done(ppedge: Command, tmp_path: Path) -> None:
     big = written(tmp_path / "big.jsonl", many(40_000))
     run = ppedge.start(*answer(big, PROMPT))
-    rows_after(ppedge, 1.5)
+    store_begun(ppedge, 1.5)
     run.send_signal(signal.SIGINT)
     _, err = run.communicate(timeout=30)
     assert run.returncode in (1, 130)
     assert b"Traceback" not in err
-    small = written(big, many(50))
-    assert ppedge.json(*answer(small, PROMPT))["notes"] == 50
+    kept = ppedge.json("notes", "stats", "--persona", store_of(ppedge))["notes"]
+    assert 0 < kept < 40_000
+    written(big, many(kept + 50))
+    assert b"encoded 50 of" in ppedge(*answer(big, PROMPT)).stderr
 
 
-def rows_after(command: Command, seconds: float) -> None:
-    """Wait until a store has begun, and some time more."""
+def store_begun(command: Command, seconds: float) -> None:
+    """Wait until there is a store, and some time more."""
     began = time.monotonic()
-    while not list(command.home.rglob("rows.*")):
+    while not list(command.home.rglob("notes.db")):
         assert time.monotonic() - began < 30
         time.sleep(0.02)
     time.sleep(seconds)
@@ -501,9 +509,9 @@ def store_of(command: Command) -> Path:
     return store
 
 
-def rows_of(store: Path) -> Path:
-    [rows] = store.glob("rows.*")
-    return rows
+def values_of(store: Path) -> Path:
+    [values] = store.glob("values.*")
+    return values
 
 
 def database_of(store: Path) -> Path:
@@ -528,10 +536,11 @@ def replaced(store: Path) -> None:
 
 
 DAMAGE = {
-    "rows cut short": lambda store: os.truncate(rows_of(store), 5000),
-    "rows removed": lambda store: rows_of(store).unlink(),
-    "a flipped bit in the rows": lambda store: flip(rows_of(store), -10),
-    "rows full of NaN": lambda store: fill(rows_of(store), 4096, b"\xff"),
+    "no keys": lambda store: next(store.glob("keys.*")).unlink(),
+    "values cut short": lambda store: os.truncate(values_of(store), 5000),
+    "no values": lambda store: values_of(store).unlink(),
+    "a flipped bit in the values": lambda store: flip(values_of(store), -10),
+    "values full of NaN": lambda store: fill(values_of(store), 4096, b"\xff"),
     "no database": lambda store: database_of(store).unlink(),
     "a database of nonsense": lambda store: database_of(store).write_bytes(b"nonsense" * 999),
     "an empty database": lambda store: database_of(store).write_bytes(b""),
