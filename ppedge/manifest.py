@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 from ppedge.errors import ModelError, PlugError
 from ppedge.fingerprint import Fingerprint
@@ -139,14 +139,10 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
 
 def _load(data: bytes, where: str) -> object:
     """Decode JSON of bounded size and depth, whose text and numbers can be printed again."""
-
-    def refuse(constant: str) -> NoReturn:
-        raise ValueError(f"{constant} is no JSON number")
-
     if len(data) > MAX_MANIFEST_BYTES:
         raise PlugError(f"{where}: larger than {MAX_MANIFEST_BYTES} bytes; no plug is")
     try:
-        raw: object = json.loads(data.decode("utf-8"), parse_constant=refuse)
+        raw: object = json.loads(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise PlugError(f"{where}: not valid JSON: {error}") from None
     level = [raw]
@@ -165,7 +161,7 @@ def _parts(value: object, where: str) -> Iterator[object]:
     elif isinstance(value, list):
         yield from value
     elif isinstance(value, float) and not math.isfinite(value):
-        raise PlugError(f"{where}: holds a number too large to read")
+        raise PlugError(f"{where}: holds a number that is not finite")
     elif isinstance(value, str) and any("\ud800" <= char <= "\udfff" for char in value):
         raise PlugError(f"{where}: holds half a surrogate pair in {json.dumps(value)[:60]}")
 

@@ -197,6 +197,18 @@ def test_soft_tokens_stand_where_the_template_has_them(
     assert tokens == personalizer.llm.tokens(personalizer.segments(PROMPT, None)) + [-1] * N_SOFT
 
 
+def test_an_answer_is_what_the_model_writes_on_from_prompt_and_soft_tokens(
+    personalizer: Personalizer, anna: Persona
+) -> None:
+    answer = personalizer.stream(PROMPT, anna, GREEDY)
+    heard = answer.conditioning
+    assert heard is not None
+    segments = personalizer.segments(PROMPT, heard.soft)
+    assert answer.read() == personalizer.llm.generate(segments, GREEDY).read()
+    assert answer.generation.prompt_tokens == len(personalizer.llm.tokens(segments))
+    assert answer.generation.text != personalizer.stream(PROMPT, None, GREEDY).read()
+
+
 def test_an_answer_comes_in_pieces_that_add_up(personalizer: Personalizer, anna: Persona) -> None:
     answer = personalizer.stream(PROMPT, anna, GREEDY)
     assert "".join(answer) == answer.generation.text
