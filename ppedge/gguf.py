@@ -11,12 +11,12 @@ import mmap
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ppedge.closing import Closing
 from ppedge.errors import ModelError
 
 _U32: Final = struct.Struct("<I")
@@ -98,7 +98,7 @@ class _Span:
     end: int
 
 
-class Gguf:
+class Gguf(Closing):
     """A GGUF file, opened and checked; a context manager.
 
     Attributes:
@@ -123,19 +123,6 @@ class Gguf:
         except BaseException:
             self.close()
             raise
-
-    def __enter__(self) -> Self:
-        """Return itself; leaving the block closes it."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close it, whatever happened."""
-        self.close()
 
     def close(self) -> None:
         """Let the file go; reading afterwards raises ValueError."""

@@ -11,8 +11,6 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,6 +19,7 @@ from ppedge import _llama
 from ppedge._context import Context, Prompt, Row
 from ppedge._ggml import Cancel
 from ppedge._preflight import ensure_loadable
+from ppedge.closing import Closing
 from ppedge.errors import ModelError
 from ppedge.fingerprint import Fingerprint, fingerprint
 from ppedge.generation import Generation
@@ -51,7 +50,7 @@ class Score:
         return self.logprob / self.tokens
 
 
-class LLM:
+class LLM(Closing):
     """A GGUF language model that takes soft tokens beside text; a context manager.
 
     Calls from several threads wait for each other. Soft tokens are given at the scale of the
@@ -123,19 +122,6 @@ class LLM:
             self.close()
             raise
         self.embedding_scale = self._context.scale
-
-    def __enter__(self) -> Self:
-        """Return itself; leaving the block closes it."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close it, whatever happened."""
-        self.close()
 
     def close(self) -> None:
         """Free the model; waits for a call in progress; safe to call twice."""

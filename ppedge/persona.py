@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Self
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ppedge.closing import Closing
 from ppedge.database import sqlite_errors
 from ppedge.errors import StoreError
 from ppedge.files import disk_errors
@@ -61,7 +61,7 @@ class _Snapshot:
     bias: NDArray[np.float32] | None
 
 
-class Persona:
+class Persona(Closing):
     """A folder with one person's notes, their vectors, and nothing of anybody else's.
 
     Reading sees the last committed state, also while another process or thread changes the
@@ -136,19 +136,6 @@ class Persona:
         with self._mutex:
             self._snapshot = None
             self._table.close()
-
-    def __enter__(self) -> Self:
-        """Return self."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close."""
-        self.close()
 
     def __len__(self) -> int:
         """Number of notes."""

@@ -6,12 +6,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ppedge.closing import Closing
 from ppedge.defaults import find_model, find_plug
 from ppedge.history import Note
 from ppedge.llm import LLM, Generation
@@ -63,7 +62,7 @@ class Answer:
         self.generation.cancel()
 
 
-class Personalizer:
+class Personalizer(Closing):
     """A frozen language model and a plug that fits it.
 
     >>> with Personalizer.open() as personalizer:
@@ -114,19 +113,6 @@ class Personalizer:
         except BaseException:
             llm.close()
             raise
-
-    def __enter__(self) -> Self:
-        """Return self."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close the model."""
-        self.close()
 
     def close(self) -> None:
         """Free the model; safe to call twice."""
