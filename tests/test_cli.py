@@ -95,6 +95,24 @@ def test_what_was_encoded_is_said_on_stderr(ppedge: Command, history: Path) -> N
     assert ppedge(*answer(history, PROMPT)).stderr == b"ppedge: encoded 3 of 3 notes\n"
 
 
+def test_on_a_terminal_stderr_counts_the_notes(ppedge: Command, tmp_path: Path) -> None:
+    history = written(tmp_path / "notes.jsonl", many(300))
+    terminal, end = os.openpty()
+    run = subprocess.run(
+        [PPEDGE, *answer(history, PROMPT)],
+        env=ppedge.environment(),
+        stdout=subprocess.PIPE,
+        stderr=end,
+        check=True,
+    )
+    os.close(end)
+    shown = os.read(terminal, 1 << 16).decode()
+    os.close(terminal)
+    assert "\rppedge: notes 300/300" in shown
+    assert "encoded 300 of 300 notes" in shown
+    assert b"ppedge:" not in run.stdout
+
+
 def test_a_second_run_says_nothing_and_answers_the_same(ppedge: Command, history: Path) -> None:
     first, second = (ppedge(*answer(history, PROMPT)) for _ in range(2))
     assert second.stderr == b""
