@@ -93,7 +93,7 @@ def _data_folder() -> Check:
         folder = data_home()
     except PpedgeError as error:
         return Check("data", False, str(error), mend)
-    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    nearest = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
     if nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK):
         return Check("data", True, f"stores go to {folder}")
     return Check("data", False, f"{nearest} cannot be written", mend)

@@ -132,6 +132,11 @@ def test_a_data_folder_that_cannot_be_used_is_told(ppedge: Command, tmp_path: Pa
     assert "PPEDGE_HOME" in bad["mend"]
 
 
+def test_a_data_folder_that_is_a_link_to_itself_is_told(ppedge: Command, tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    assert failed(ppedge, PPEDGE_HOME=str(tmp_path / "loop"))["name"] == "data"
+
+
 def test_a_user_without_a_home_directory_is_told(
     files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
