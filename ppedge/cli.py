@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Generator, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 
 from ppedge.cli_notes import notes as notes_group
-from ppedge.defaults import find_plug, history_dir
+from ppedge.defaults import find_plug, history_dir, persona_dir
 from ppedge.errors import HistoryError, PpedgeError
 from ppedge.following import open_following
 from ppedge.history import read_notes
@@ -64,11 +64,21 @@ main.add_command(notes_group)
 @main.command()
 @click.argument("prompt")
 @click.option("--history", metavar="FILE", help="Your notes, JSON Lines; - reads them from stdin.")
+@click.option(
+    "--persona",
+    "folder",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Folder of notes kept by `ppedge notes`; without --history, by default the one it keeps.",
+)
 @click.option("--model", metavar="GGUF", help="Language model; or set PPEDGE_MODEL.")
 @click.option("--plug", metavar="PATH", help="Plug, a folder or .zip; or set PPEDGE_PLUG.")
 @click.option("--max-tokens", type=click.IntRange(1), default=256, show_default=True)
 @click.option("--temperature", type=click.FloatRange(0), default=0.7, show_default=True)
 @click.option("--seed", type=click.IntRange(0), help="The same seed writes the same text.")
+@click.option(
+    "--context", type=click.IntRange(16), default=2048, show_default=True, help="Tokens in all."
+)
 @click.option("--no-persona", is_flag=True, help="Answer as the bare model does.")
 @click.option("--skip-bad", is_flag=True, help="Pass over bad lines of the history.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -76,11 +86,13 @@ main.add_command(notes_group)
 def personalize(
     prompt: str,
     history: str | None,
+    folder: Path | None,
     model: str | None,
     plug: str | None,
     max_tokens: int,
     temperature: float,
     seed: int | None,
+    context: int,
     no_persona: bool,
     skip_bad: bool,
     as_json: bool,
@@ -91,11 +103,14 @@ def personalize(
     \b
     ppedge personalize --history notes.jsonl "Write a short note about the rain"
     cat notes.jsonl | ppedge personalize --history - --json "Reply to Ann: see you at nine?"
+    ppedge notes add notes.jsonl; ppedge personalize "Write a short note about bread"
 
     PROMPT may be - to read it from stdin.
     """
+    if history is not None and folder is not None:
+        raise click.UsageError("give --history or --persona, not both")
     if history is None and not no_persona:
-        raise click.UsageError("give --history FILE, or --no-persona")
+        folder = _kept_notes(folder)
     if prompt == "-":
         if history == "-":
             raise click.UsageError("the prompt and the history cannot both come from stdin")
@@ -105,13 +120,28 @@ def personalize(
     from ppedge.personalizer import Personalizer
 
     began = time.perf_counter()
-    with Personalizer.open(model, plug, verbose=verbose) as personalizer:
+    with ExitStack() as stack:
+        personalizer = stack.enter_context(
+            Personalizer.open(model, plug, n_ctx=context, verbose=verbose)
+        )
         seconds = {"load": time.perf_counter() - began}
-        if no_persona or history is None:
-            _answer(personalizer, prompt, None, sampling, as_json, seconds)
-            return
-        with _history(personalizer, history, skip_bad, seconds) as persona:
-            _answer(personalizer, prompt, persona, sampling, as_json, seconds)
+        persona = None
+        if history is not None and not no_persona:
+            persona = stack.enter_context(_history(personalizer, history, skip_bad, seconds))
+        elif folder is not None and not no_persona:
+            space = personalizer.plug.space
+            persona = stack.enter_context(Persona.open(folder, space, create=False))
+        _answer(personalizer, prompt, persona, sampling, as_json, seconds)
+
+
+def _kept_notes(folder: Path | None) -> Path:
+    kept = folder or persona_dir("default")
+    if folder is None and not kept.is_dir():
+        raise click.UsageError(
+            "no notes: give --history FILE, keep some with `ppedge notes add FILE`, "
+            "or ask the bare model with --no-persona"
+        )
+    return kept
 
 
 def _prompt_from_stdin() -> str:

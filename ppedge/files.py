@@ -54,7 +54,10 @@ def _advice(error: OSError) -> str:
     if error.errno in _NO_ROOM:
         return "free some disk space and run it again (what was stored before is intact)"
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return "make the folder readable and writable for you, or choose another with --persona"
+        return (
+            "make the folder readable and writable for you, "
+            "or choose another with --persona or PPEDGE_HOME"
+        )
     return "check the disk, then run `ppedge notes verify`"
 
 

@@ -299,7 +299,7 @@ class LLM(Closing):
         if count > self.n_ctx:
             raise ModelError(
                 f"{what} takes {count} tokens, and {self.n_ctx} fit; "
-                "shorten it or ask for a larger n_ctx"
+                "shorten it or ask for a larger context (--context, n_ctx)"
             )
 
 
