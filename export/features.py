@@ -18,15 +18,21 @@ MAX_TOKENS = 128
 MAX_BYTES = 192
 
 
+def open_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer of a folder, cutting at ``MAX_TOKENS``, without padding."""
+    tokenizer: Tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(MAX_TOKENS)
+    return tokenizer
+
+
 class Features:
     """text -> float16 vector [d_text] and uint8 bytes; grows as texts are asked for."""
 
     def __init__(self, folder: Path, cache: Path | None = None) -> None:
         """``folder``: the encoder's; ``cache``: where vectors are loaded from, if it exists."""
         self.encoder = MiniLM(folder).eval()
-        self.tokenizer: Tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        self.tokenizer.no_padding()
-        self.tokenizer.enable_truncation(MAX_TOKENS)
+        self.tokenizer = open_tokenizer(folder)
         self.cache = cache
         self.vectors: dict[str, Tensor] = {}
         if cache is not None and cache.exists():

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from export.features import MAX_BYTES, MAX_TOKENS
+from export.features import MAX_BYTES, MAX_TOKENS, open_tokenizer
 from export.minilm import MiniLM, find_minilm
 from export.model import PersonaPlug, PlugConfig
 from export.train import KEY_FIELDS, TEMPLATE, VALUE_FIELDS
@@ -128,7 +128,7 @@ def strip(path: Path) -> None:
 def differences(folder: Path, text: TextGraph, projector: ProjectorGraph) -> dict[str, float]:
     """Largest |torch - onnxruntime| of every output, on ``SAMPLES``, through the run time."""
     plug = Plug(folder)
-    tokenizer = plug._encoder._tokenizer
+    tokenizer = open_tokenizer(folder)
     worst = dict.fromkeys(("key", "value", "query", "soft"), 0.0)
 
     def compare(name: str, ours: Tensor, theirs: np.ndarray) -> None:

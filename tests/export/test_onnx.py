@@ -5,6 +5,7 @@ import onnx
 import pytest
 import torch
 
+from export.features import open_tokenizer
 from export.minilm import find_minilm
 from export.onnx import SAMPLES, export
 from ppedge.defaults import find_model
@@ -33,8 +34,9 @@ def test_every_graph_agrees_with_torch(exported, minilm):
     """Through the run time's own tokenizer and sessions; the largest difference is below 1e-4."""
     folder, trained = exported
     plug = Plug(folder / "plug")
+    tokenizer = open_tokenizer(folder / "plug")
     for text in (*SAMPLES, "\N{SNOWMAN}", "z" * 3000):
-        ids = torch.tensor([plug._encoder._tokenizer.encode(text).ids])
+        ids = torch.tensor([tokenizer.encode(text).ids])
         data = torch.tensor([list(text.encode()[:192])])
         with torch.inference_mode():
             h = minilm(ids)
