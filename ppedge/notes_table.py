@@ -159,6 +159,15 @@ class NotesTable:
         finally:
             self.rollback()
 
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Let every read of the block see one committed state; not inside `transaction`."""
+        self._db.execute("BEGIN")
+        try:
+            yield
+        finally:
+            self.rollback()
+
     def state(self) -> State:
         """Read the state; constant time."""
         (schema,) = self._db.execute("PRAGMA user_version").fetchone()

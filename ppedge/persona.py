@@ -337,23 +337,26 @@ class Persona(Closing):
             everything: forget all notes; excludes the other criteria.
 
         Raises:
-            StoreError: no criterion, an unknown id, another writer, or a failing disk.
+            StoreError: no criterion, an empty text, an unknown id, another writer, or a failing
+                disk.
         """
         criteria = (ids, text, before, after)
         if everything != all(criterion is None for criterion in criteria):
             raise StoreError("say what to forget: ids, text, before, after, or else everything")
-        store_before = self.store_hash()
+        if text == "":
+            raise StoreError("the text to forget by is empty; every note holds that")
         with self._changing() as writer:
+            store_before = self.store_hash()
             doomed = list(writer.table.select(Selection(*criteria)))
             if doomed:
                 writer.forget(num for num, _ in doomed)
-        return Receipt(
-            ids=tuple(handle(note) for _, note in doomed),
-            time=datetime.now(UTC).isoformat(timespec="seconds"),
-            store_before=store_before,
-            store_after=self.store_hash(),
-            notes=len(self),
-        )
+            return Receipt(
+                ids=tuple(handle(note) for _, note in doomed),
+                time=datetime.now(UTC).isoformat(timespec="seconds"),
+                store_before=store_before,
+                store_after=self.store_hash(),
+                notes=len(self),
+            )
 
     def pin(self, name: str) -> None:
         """Let a note weigh as much as `PIN_WEIGHT` notes like it."""
@@ -370,7 +373,12 @@ class Persona(Closing):
     def verify(self) -> list[Problem]:
         """Read everything, and return what is wrong; an empty list means that all is well."""
         with self._reading():
-            return find_problems(self.path, self._table, self._space)
+            while True:
+                version = self._table.state().version
+                problems = find_problems(self.path, self._table, self._space)
+                # Rows that a writer replaced meanwhile look damaged, and are not.
+                if not problems or self._table.state().version == version:
+                    return problems
 
     def repair(self, encode: Encode, *, progress: Progress | None = None) -> int:
         """Encode damaged rows anew from the text; all rows, if the store was another plug's.
@@ -420,20 +428,30 @@ class Persona(Closing):
     def _current(self) -> _Snapshot:
         """The rows as last committed, mapped; kept until the next commit."""
         with self._reading():
-            if self._snapshot and self._snapshot.version == self._table.state().version:
-                return self._snapshot
-            state, files, problem = current_rows(self.path, self._table)
-            check_fit(self.path, state, self._space)
-            if problem:
-                raise damaged_rows(problem)
+            # Another thread may drop the snapshot at any time, so it is looked at once.
+            rows = self._snapshot
+            while rows is None or rows.version != self._table.state().version:
+                rows = self._mapped()
+            self._snapshot = rows
+            return rows
+
+    def _mapped(self) -> _Snapshot | None:
+        """The rows, mapped; None if a writer changed the store in the middle of it."""
+        state, files, problem = current_rows(self.path, self._table)
+        check_fit(self.path, state, self._space)
+        if problem:
+            raise damaged_rows(problem)
+        try:
             keys, values = files.map(state.n_notes + 1)
-            self._snapshot = _Snapshot(
-                version=state.version,
-                keys=keys,
-                values=values,
-                bias=_bias(self._table.marks(), state.n_notes),
-            )
-            return self._snapshot
+        except FileNotFoundError:
+            if self._table.state().version == state.version:
+                raise
+            return None
+        marks = self._table.marks()
+        # Marks of a later version would name other rows.
+        if self._table.state().version != state.version:
+            return None
+        return _Snapshot(state.version, keys, values, _bias(marks, state.n_notes))
 
 
 def _bias(marks: list[tuple[int, int]], n_notes: int) -> NDArray[np.float32] | None:

@@ -25,12 +25,16 @@ def find_problems(folder: Path, table: NotesTable, space: Space | None) -> list[
     Returns:
         The problems, most general first.
     """
-    modes = list(_modes(folder))
+    with table.snapshot():
+        return [*_modes(folder), *_inside(folder, table, space)]
+
+
+def _inside(folder: Path, table: NotesTable, space: Space | None) -> list[Problem]:
     if damage := table.integrity():
         advice = "move the folder away and add the notes again"
-        return [*modes, *(Problem(f"{table.path}: {line}; {advice}") for line in damage)]
+        return [Problem(f"{table.path}: {line}; {advice}") for line in damage]
     state = table.state()
-    problems = [*modes, *_erasing(state), *_texts(table)]
+    problems = [*_erasing(state), *_texts(table)]
     if space and space.layout != state.layout:
         return [*problems, Problem("the store belongs to another plug", repairable=True)]
     return [*problems, *_rows(folder, table, state)]
@@ -40,7 +44,10 @@ def _modes(folder: Path) -> Iterator[Problem]:
     if os.name != "posix":
         return
     for path, wanted in [(folder, DIRECTORY_MODE), *((f, FILE_MODE) for f in folder.iterdir())]:
-        mode = path.stat().st_mode & 0o777
+        try:
+            mode = path.stat().st_mode & 0o777
+        except FileNotFoundError:
+            continue  # A writer has removed it meanwhile.
         if mode & ~wanted:
             yield Problem(f"{path} has mode {mode:04o}: others can read it; chmod {wanted:o} it")
 

@@ -28,7 +28,6 @@ from ppedge.notes_table import FILE_NAME, NotesTable, State, identity
 from ppedge.rows import Layout, RowFiles, Space
 from ppedge.store_reports import ChangeReport
 
-CHUNK_NOTES = 64
 COMMIT_NOTES = 1024
 COMMIT_SECONDS = 1.0
 _BLOCK_ROWS = 1024

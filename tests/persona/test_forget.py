@@ -227,6 +227,12 @@ def test_forget_wants_to_be_told_what(dated, arguments):
     assert len(dated) == 11
 
 
+def test_an_empty_text_forgets_nothing(dated):
+    with pytest.raises(StoreError, match="text to forget by is empty"):
+        dated.forget(text="")
+    assert len(dated) == 11
+
+
 def test_a_forgotten_note_can_come_back(dated, encode):
     note = dated.get("d3")
     dated.forget(ids=["d3"])

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from ppedge.errors import StoreError
 from ppedge.history import Note, note_line, read_notes
+from ppedge.notes_table import identity
 from ppedge.persona import PIN_WEIGHT, Persona, handle
+from ppedge.store_open import current_rows
 
 from .kit import D_KEY, D_VALUE, Encoder, assert_same_store, make_notes, make_query, make_space
 
@@ -439,6 +441,45 @@ def test_threads_pool_while_another_changes_the_store(persona, encode, build):
         thread.join()
     assert errors == []
     assert found == allowed
+
+
+def test_pooling_that_a_change_comes_into_sees_the_store_before_or_after(
+    folder, space, persona, encode, monkeypatch
+):
+    persona.add(make_notes(20), encode)
+    persona.mute("id-18")
+    looks = []
+
+    def look_then_change(*arguments):
+        found = current_rows(*arguments)
+        if not looks:
+            persona.forget(ids=["id-0", "id-3"])
+        looks.append(found)
+        return found
+
+    with Persona.open(folder, space) as reader:
+        monkeypatch.setattr("ppedge.persona.current_rows", look_then_change)
+        pooled = reader.pool(make_query(), scale=1.0)
+    assert len(looks) == 2
+    assert pooled.value.tobytes() == persona.pool(make_query(), scale=1.0).value.tobytes()
+    assert np.flatnonzero(pooled.weights == 0).tolist() == [17]
+
+
+def test_verify_that_notes_are_added_into_finds_nothing_wrong(
+    folder, space, persona, encode, monkeypatch
+):
+    persona.add(make_notes(600), encode)
+    added = []
+
+    def identity_after_adding(note):
+        if not added:
+            added.append(persona.add(make_notes(5, start=600), encode).added)
+        return identity(note)
+
+    with Persona.open(folder, space) as reader:
+        monkeypatch.setattr("ppedge.store_check.identity", identity_after_adding)
+        assert reader.verify() == []
+    assert added == [5]
 
 
 def test_progress_reaches_the_number_of_notes(persona, encode):
