@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,7 +17,7 @@ import click
 
 from ppedge.defaults import find_plug, persona_dir
 from ppedge.errors import HistoryError
-from ppedge.files import disk_errors
+from ppedge.files import FILE_MODE, disk_errors
 from ppedge.history import Note, format_time, parse_time, read_notes
 from ppedge.persona import MUTE, PIN, ChangeReport, Persona, Problem, handle
 from ppedge.terminal import Progress, tell_skipped
@@ -345,7 +346,13 @@ def _progress() -> Iterator[Progress]:
 
 @contextmanager
 def _create(path: Path) -> Iterator[IO[str]]:
-    with disk_errors(path), path.open("w", encoding="utf-8", newline="\n") as out:
+    def private(name: str, flags: int) -> int:
+        return os.open(name, flags, FILE_MODE)
+
+    with (
+        disk_errors(path),
+        open(path, "w", encoding="utf-8", newline="\n", opener=private) as out,
+    ):
         yield out
 
 

@@ -224,6 +224,14 @@ def test_export_reads_back_to_the_same_notes(filled, tmp_path, run):
     assert run("add", str(tmp_path / "file.jsonl"))[1] == "unchanged 3, notes 3\n"
 
 
+@pytest.mark.skipif(os.name != "posix", reason="modes are of POSIX")
+def test_exports_and_receipts_are_for_their_owner_alone(filled, tmp_path):
+    filled("export", str(tmp_path / "copy.jsonl"))
+    filled("forget", "a", "--yes", "--receipt", str(tmp_path / "receipt.json"))
+    for name in ("copy.jsonl", "receipt.json"):
+        assert (tmp_path / name).stat().st_mode & 0o777 == 0o600
+
+
 def test_export_as_json_wants_a_file(filled):
     assert filled("export", "--json")[0] == 2
 
