@@ -7,12 +7,16 @@ import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
 from ppedge.defaults import MODEL_COMMAND, data_home, find_model, find_plug
 from ppedge.errors import PpedgeError
-from ppedge.llm import LLM
-from ppedge.plug import Plug
 from ppedge.pooling import backend
+
+if TYPE_CHECKING:
+    from ppedge.plug import Plug
+
+# Plug and LLM are imported late: they need the packages that are looked for here.
 
 _NAME_THEM = "ppedge doctor --model PATH.gguf --plug PATH"
 _REINSTALL = "pip install --force-reinstall --no-deps ppedge"
@@ -46,6 +50,8 @@ def diagnose(model: str | None = None, plug: str | None = None) -> list[Check]:
     opened: list[Plug] = []
 
     def open_plug() -> str:
+        from ppedge.plug import Plug
+
         opened.append(Plug(find_plug(plug)))
         manifest = opened[0].manifest
         return f"{manifest.name} at {opened[0].path}, every file as its manifest says"
@@ -62,6 +68,12 @@ def _guard(name: str, look: Callable[[], str], mend: str) -> Check:
         return Check(name, True, look())
     except PpedgeError as error:
         return Check(name, False, str(error), mend)
+    except ImportError as error:
+        return _not_importable(name, error)
+
+
+def _not_importable(name: str, error: ImportError) -> Check:
+    return Check(name, False, f"cannot be looked at: {error}", "mend the packages above first")
 
 
 def _package(name: str) -> Check:
@@ -77,6 +89,8 @@ def _model(model: str | None, plug: Plug | None) -> Check:
     except PpedgeError as error:
         return Check("model", False, str(error), MODEL_COMMAND)
     try:
+        from ppedge.llm import LLM
+
         with LLM(path, n_ctx=64) as llm:
             if plug is not None:
                 plug.check_model(llm.fingerprint, llm.path)
@@ -85,6 +99,8 @@ def _model(model: str | None, plug: Plug | None) -> Check:
             return Check("model", True, f"{llm.path} ({rows}){fits}")
     except PpedgeError as error:
         return Check("model", False, str(error), _NAME_THEM)
+    except ImportError as error:
+        return _not_importable("model", error)
 
 
 def _data_folder() -> Check:

@@ -157,3 +157,16 @@ def test_a_missing_package_is_told_with_its_command(monkeypatch: pytest.MonkeyPa
     assert by_name(diagnose())["no-such-package"] == Check(
         "no-such-package", False, "not installed", "pip install no-such-package"
     )
+
+
+@pytest.mark.parametrize("module", ["llama_cpp", "onnxruntime", "tokenizers"])
+def test_a_package_that_cannot_be_imported_is_a_check_and_no_crash(
+    ppedge: Command, tmp_path: Path, module: str
+) -> None:
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / f"{module}.py").write_text("raise ImportError('half installed')")
+    done = ppedge("doctor", "--json", PYTHONPATH=str(tmp_path / "broken"))
+    assert done.returncode == 1, done.stderr.decode()
+    bad = [check for check in json.loads(done.stdout) if not check["ok"]]
+    assert bad
+    assert all("half installed" in check["detail"] for check in bad), bad
