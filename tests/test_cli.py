@@ -268,6 +268,28 @@ def test_notes_from_a_stream_leave_nothing_behind(
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_notes_from_stdin_leave_nothing_behind_when_the_command_is_ended(
+    ppedge: Command, tmp_path: Path, number: signal.Signals
+) -> None:
+    scratch = tmp_path / "tmp"
+    scratch.mkdir()
+    run = ppedge.start(*answer("-", PROMPT), TMPDIR=str(scratch))
+    assert run.stdin
+    run.stdin.write(lines(many(20_000)))
+    run.stdin.close()
+    run.stdin = None
+    began = time.monotonic()
+    while not list(scratch.rglob("notes.db")):
+        assert time.monotonic() - began < 30
+        time.sleep(0.02)
+    run.send_signal(number)
+    _, err = run.communicate(timeout=30)
+    assert run.returncode == 128 + number
+    assert b"Traceback" not in err
+    assert list(scratch.iterdir()) == []
+
+
 def test_nothing_is_written_but_the_store(ppedge: Command, history: Path, tmp_path: Path) -> None:
     # onnxruntime would leave an id and a queue of reports to its maker here.
     places = {"HOME": tmp_path / "me", "TMPDIR": tmp_path / "tmp"}
