@@ -115,6 +115,9 @@ class Plug:
         self._projector = open_session(
             self._verified(files, projector), f"{self.path}: {projector}", ["pooled"], ["soft"]
         )
+        read = {spec.file, spec.tokenizer, self.manifest.null_note, projector}
+        for name in self.manifest.files.keys() - read:
+            self._verified(files, name)
         self.space = Space(
             d_key=spec.d_key,
             d_value=spec.d_value,

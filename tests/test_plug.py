@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import os
 import random
@@ -161,6 +162,15 @@ def test_a_file_that_is_not_as_described_is_never_opened(
     message = refusal(zipped(folder) if form == "zip" else folder)
     assert name in message
     assert "not the file that plug.json describes" in message or "larger than" in message
+
+
+def test_a_file_that_the_run_time_does_not_read_is_verified_too(folder: Path) -> None:
+    (folder / "NOTICE").write_bytes(b"all mine")
+    entry = {"bytes": 8, "sha256": hashlib.sha256(b"all mine").hexdigest()}
+    tiny_plug.edit(folder, lambda manifest: manifest["files"].update(NOTICE=entry))
+    assert "NOTICE" in Plug(folder).manifest.files
+    (folder / "NOTICE").write_bytes(b"all ours")
+    assert "NOTICE is not the file" in refusal(folder)
 
 
 def test_a_directory_in_place_of_a_file_is_a_missing_file(folder: Path) -> None:
