@@ -2,7 +2,7 @@
 
     python -m export.train --data DATA --gguf MODEL.gguf --out runs/a --steps 1500
     python -m export.train --data DATA --gguf MODEL.gguf --out runs/a --steps 1500   # resumes
-    python -m export.onnx runs/a/plug.pt PLUG_DIR                                    # then export
+    python -m export.onnx runs/a/plug.pt PLUG_DIR --gguf MODEL.gguf --name NAME      # then export
 
 DATA holds LaMP_N_style folders. Every ``--eval-every`` steps the loss on *dev users*, who are
 never trained on, is printed with their own history, with another user's, with no notes (the null
