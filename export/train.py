@@ -88,7 +88,7 @@ class Sampler:
         task = tasks[int(rng.choice(len(tasks), p=shares / shares.sum()))]
         user = self.users[task][int(rng.integers(len(self.users[task])))]
         question = user[int(rng.integers(len(user)))]
-        if rng.random() < 0.25:
+        if rng.random() < 0.25 or not question.history:
             return question
         left_out = leave_one_out(
             question,

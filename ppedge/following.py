@@ -32,7 +32,9 @@ def open_following(folder: Path, space: Space) -> Persona:
 def _sound(folder: Path, space: Space, *, create: bool = True) -> Persona | None:
     try:
         persona = Persona.open(folder, space, create=create)
-    except StoreError:
+    except StoreError as error:
+        if isinstance(error.__cause__, OSError):
+            raise  # The disk's trouble is no damage; it may pass.
         return None
     try:
         if not persona.verify():

@@ -388,9 +388,12 @@ class NotesTable:
             ).fetchall()
         )
 
-    def clear_staged(self) -> None:
-        """Drop all staged vectors."""
-        self._db.execute("DELETE FROM staged")
+    def clear_staged(self) -> bool:
+        """Drop all staged vectors; whether there were any, which `scrub` must then erase."""
+        dropped = self._db.execute("DELETE FROM staged").rowcount > 0
+        if dropped:
+            self._db.execute("UPDATE store SET erasing = 1")
+        return dropped
 
     def scrub(self) -> bool:
         """Leave no byte of deleted content in the database or its log.

@@ -35,6 +35,7 @@ __all__ = [
     "PIN",
     "ChangeReport",
     "Encode",
+    "NotesChangedError",
     "Persona",
     "Problem",
     "Progress",
@@ -49,6 +50,10 @@ PIN_WEIGHT = 8.0
 """A pinned note weighs as much as this many notes like it."""
 
 _BIAS = {PIN: math.log(PIN_WEIGHT), MUTE: -math.inf}
+
+
+class NotesChangedError(StoreError):
+    """The notes are no longer those that were pooled; pool again."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -208,13 +213,13 @@ class Persona(Closing):
             k: how many at most.
 
         Raises:
-            StoreError: the notes have changed since `pool`.
+            NotesChangedError: the notes have changed since `pool`.
         """
         with self._reading():
             state = self._table.state()
             pooled = self._snapshot
             if not pooled or state.version != pooled.version or len(weights) != state.n_notes + 1:
-                raise StoreError(f"{self.path}: the notes changed after pooling; pool again")
+                raise NotesChangedError(f"{self.path}: the notes changed after pooling; pool again")
             rows = 1 + np.argsort(-weights[1:], kind="stable")[:k]
             return [(self._table.note_at(int(row)), float(weights[row])) for row in rows]
 
@@ -350,6 +355,8 @@ class Persona(Closing):
             doomed = list(writer.table.select(Selection(*criteria)))
             if doomed:
                 writer.forget(num for num, _ in doomed)
+            else:
+                writer.drop_staged()
             return Receipt(
                 ids=tuple(handle(note) for _, note in doomed),
                 time=datetime.now(UTC).isoformat(timespec="seconds"),

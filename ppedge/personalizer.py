@@ -14,8 +14,9 @@ from ppedge.closing import Closing
 from ppedge.defaults import find_model, find_plug
 from ppedge.history import Note
 from ppedge.llm import LLM, Generation
-from ppedge.persona import Persona
+from ppedge.persona import NotesChangedError, Persona
 from ppedge.plug import Plug
+from ppedge.pooling import Pooled
 from ppedge.prompt import Segment, render
 from ppedge.sampling import Sampling
 
@@ -141,7 +142,7 @@ class Personalizer(Closing):
         began = time.perf_counter()
         query = self.plug.encode_prompt(prompt)
         encoded = time.perf_counter()
-        pooled = persona.pool(query, scale=self.plug.manifest.attention_scale)
+        pooled, named = self._pool(query, persona, heaviest)
         pool_ended = time.perf_counter()
         soft = self.plug.soft_tokens(pooled.value)
         projected = time.perf_counter()
@@ -149,13 +150,25 @@ class Personalizer(Closing):
         return Conditioning(
             soft=soft,
             null_weight=float(pooled.weights[0]),
-            heaviest=persona.heaviest(pooled.weights, heaviest),
+            heaviest=named,
             seconds={
                 "encode": encoded - began,
                 "pool": pool_ended - encoded,
                 "project": projected - pool_ended,
             },
         )
+
+    def _pool(
+        self, query: NDArray[np.float32], persona: Persona, heaviest: int
+    ) -> tuple[Pooled, list[tuple[Note, float]]]:
+        """Pool, and name the heaviest notes; again where another process changed them between."""
+        while True:
+            pooled = persona.pool(query, scale=self.plug.manifest.attention_scale)
+            assert pooled.weights is not None  # Persona.pool always asks for them.
+            try:
+                return pooled, persona.heaviest(pooled.weights, heaviest)
+            except NotesChangedError:
+                continue
 
     def segments(self, prompt: str, soft: NDArray[np.float32] | None) -> list[Segment]:
         """What the model is given for ``prompt``; without ``soft``, no persona."""

@@ -169,6 +169,7 @@ class StoreWriter:
                     report.encoded += self._append(chunk, encode)
                     commit_when_due(len(chunk))
                     progress(self.n_notes, len(slots))
+            self.drop_staged()
         else:
             report.encoded = self._rewrite_with(slots, encode, progress)
         report.notes = self.n_notes
@@ -325,6 +326,16 @@ class StoreWriter:
             raise
         self._load(self.table.state())
         self._remove_other_generations()
+        self._scrub()
+
+    def drop_staged(self) -> None:
+        """Erase the vectors that an interrupted change kept aside for a next one."""
+        with self.table.transaction():
+            dropped = self.table.clear_staged()
+        if dropped:
+            self._scrub()
+
+    def _scrub(self) -> None:
         if not self.table.scrub():
             raise StoreError(
                 f"{self.folder}: the change is made, but another process is reading the store, so "

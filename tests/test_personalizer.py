@@ -153,6 +153,26 @@ def test_the_same_person_gives_the_same_bits_in_another_store(
         np.testing.assert_array_equal(personalizer.condition(PROMPT, again).soft, first)
 
 
+def test_notes_that_change_between_pooling_and_naming_are_pooled_again(
+    personalizer: Personalizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "anna"
+    with persona_of(personalizer, folder, ANNA) as persona:
+        pool = persona.pool
+        late = Note("written while others were pooled", id="late")
+
+        def pool_and_write(*args: object, **kwargs: object) -> object:
+            pooled = pool(*args, **kwargs)  # type: ignore[arg-type]
+            with personalizer.persona(folder) as other:
+                other.add([late], personalizer.plug.encode_notes)
+            return pooled
+
+        monkeypatch.setattr(persona, "pool", pool_and_write)
+        heard = personalizer.condition(PROMPT, persona, heaviest=99)
+    assert late in [note for note, _ in heard.heaviest]
+    assert len(heard.heaviest) == len(ANNA) + 1
+
+
 def test_each_stage_is_timed(personalizer: Personalizer, anna: Persona) -> None:
     seconds = personalizer.condition(PROMPT, anna).seconds
     assert set(seconds) == {"encode", "pool", "project"}

@@ -141,9 +141,16 @@ def test_edits_and_removals_by_sync_and_add_leave_no_byte_either(folder, persona
     assert_no_trace(folder, [replace(notes[11], id="x" * 12, input="")])
 
 
-def test_vectors_staged_by_an_interrupted_sync_go_with_a_forget(
-    folder, persona, encode, monkeypatch
-):
+@pytest.mark.parametrize(
+    "after",
+    [
+        lambda persona, notes, encode: persona.forget(ids=[handle(notes[1])]),
+        lambda persona, notes, encode: persona.forget(text="nobody ever wrote this"),
+        lambda persona, notes, encode: persona.sync(notes[:2], encode),
+    ],
+    ids=["a forget", "a forget that finds nothing", "a sync that changes nothing"],
+)
+def test_vectors_staged_by_an_interrupted_sync_go_with(folder, persona, encode, monkeypatch, after):
     monkeypatch.setattr("ppedge.store_writer.COMMIT_NOTES", 1)
     notes = random_notes(200)
     persona.add(notes[:2], encode)
@@ -159,8 +166,9 @@ def test_vectors_staged_by_an_interrupted_sync_go_with_a_forget(
     assert any(row[2 * D_KEY :] in file.read_bytes() for file in folder.iterdir()), (
         "it had been staged"
     )
-    persona.forget(ids=[handle(notes[1])])
-    assert_no_trace(folder, notes[1:66])
+    after(persona, notes, encode)
+    assert_no_trace(folder, notes[2:66])
+    assert persona.stats().erased
 
 
 def test_forget_that_cannot_erase_the_log_says_so_and_the_next_opening_does(
