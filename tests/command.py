@@ -89,8 +89,11 @@ class Command:
 
     def start(self, *arguments: str | Path, **env: str) -> subprocess.Popen[bytes]:
         """Start it, with pipes at stdin, stdout and stderr."""
-        # A child inherits "ignored"; a shell's job in the foreground does not ignore Ctrl-C.
-        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        # A child inherits "ignored"; a shell's job in the foreground ignores neither.
+        before = {
+            signal.SIGINT: signal.signal(signal.SIGINT, signal.default_int_handler),
+            signal.SIGHUP: signal.signal(signal.SIGHUP, signal.SIG_DFL),
+        }
         try:
             return subprocess.Popen(
                 [PPEDGE, *arguments],
@@ -100,4 +103,5 @@ class Command:
                 env=self.environment(**env),
             )
         finally:
-            signal.signal(signal.SIGINT, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)

@@ -361,14 +361,18 @@ def test_verbose_prints_to_stderr_while_it_is_open(
 
 EXIT = """
 import atexit, sys, threading
+from ppedge.errors import ModelError
 from ppedge.llm import LLM, Sampling
 from ppedge.prompt import Text
 
 llm = LLM(sys.argv[1], n_threads=1)
 atexit.register(llm.close)
 def write():
-    while True:
-        llm.generate([Text("the")], Sampling(temperature=1, max_tokens=50)).read()
+    try:
+        while True:
+            llm.generate([Text("the")], Sampling(temperature=1, max_tokens=50)).read()
+    except ModelError:
+        pass  # closed under it, as it may be
 threading.Thread(target=write, daemon=True).start()
 left_open = LLM(sys.argv[1], n_threads=1)
 unfinished = left_open.generate([Text("the")], Sampling(temperature=0))
