@@ -249,11 +249,8 @@ def _history(
     with _store_folder(history) as (folder, stream):
         reader = read_notes(stream, skip_bad=skip_bad, name="stdin" if history == "-" else history)
         with open_following(folder, personalizer.plug.space) as persona:
-            progress = Progress()
-            try:
+            with Progress() as progress:
                 report = persona.sync(reader, personalizer.plug.encode_notes, progress=progress)
-            finally:
-                progress.end()
             tell_skipped(reader)
             if report.encoded:
                 click.echo(f"ppedge: encoded {report.encoded} of {report.notes} notes", err=True)

@@ -135,7 +135,7 @@ def _change(
     stdin = file == "-"
     source = sys.stdin.buffer if stdin else Path(file)
     reader = read_notes(source, skip_bad=skip_bad, name="stdin" if stdin else file)
-    with Persona.open(_folder(folder), plug.space) as persona, _progress() as progress:
+    with Persona.open(_folder(folder), plug.space) as persona, Progress() as progress:
         report = change(persona, reader, plug.encode_notes, progress=progress)
     tell_skipped(reader)
     fields = {**asdict(report), "skipped": len(reader.skipped)}
@@ -315,7 +315,7 @@ def _open_plug(path: str | None) -> Plug:
 def _repair(folder: Path | None, plug_path: str | None, as_json: bool) -> None:
     plug = _open_plug(plug_path)
     with Persona.open(_folder(folder), plug.space, create=False, damaged=True) as persona:
-        with _progress() as progress:
+        with Progress() as progress:
             encoded = persona.repair(plug.encode_notes, progress=progress)
         _report(persona.verify(), len(persona), encoded, as_json)
 
@@ -333,15 +333,6 @@ def _report(problems: list[Problem], n_notes: int, encoded: int | None, as_json:
             click.echo("run `ppedge notes repair` to encode damaged notes again", err=True)
     if problems:
         raise click.exceptions.Exit(1)
-
-
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    progress = Progress()
-    try:
-        yield progress
-    finally:
-        progress.end()
 
 
 @contextmanager

@@ -16,7 +16,6 @@ from ppedge.history import Note
 from ppedge.llm import LLM, Generation
 from ppedge.persona import NotesChangedError, Persona
 from ppedge.plug import Plug
-from ppedge.pooling import Pooled
 from ppedge.prompt import Segment, render
 from ppedge.sampling import Sampling
 
@@ -142,14 +141,13 @@ class Personalizer(Closing):
         began = time.perf_counter()
         query = self.plug.encode_prompt(prompt)
         encoded = time.perf_counter()
-        pooled, named = self._pool(query, persona, heaviest)
+        pooled, null_weight, named = self._pool(query, persona, heaviest)
         pool_ended = time.perf_counter()
-        soft = self.plug.soft_tokens(pooled.value)
+        soft = self.plug.soft_tokens(pooled)
         projected = time.perf_counter()
-        assert pooled.weights is not None  # Persona.pool always asks for them.
         return Conditioning(
             soft=soft,
-            null_weight=float(pooled.weights[0]),
+            null_weight=null_weight,
             heaviest=named,
             seconds={
                 "encode": encoded - began,
@@ -160,15 +158,19 @@ class Personalizer(Closing):
 
     def _pool(
         self, query: NDArray[np.float32], persona: Persona, heaviest: int
-    ) -> tuple[Pooled, list[tuple[Note, float]]]:
-        """Pool, and name the heaviest notes; again where another process changed them between."""
+    ) -> tuple[NDArray[np.float32], float, list[tuple[Note, float]]]:
+        """The pooled value, the null note's weight, and the heaviest notes.
+
+        Pools again where another process changed the notes before they were named.
+        """
         while True:
             pooled = persona.pool(query, scale=self.plug.manifest.attention_scale)
             assert pooled.weights is not None  # Persona.pool always asks for them.
             try:
-                return pooled, persona.heaviest(pooled.weights, heaviest)
+                named = persona.heaviest(pooled.weights, heaviest)
             except NotesChangedError:
                 continue
+            return pooled.value, float(pooled.weights[0]), named
 
     def segments(self, prompt: str, soft: NDArray[np.float32] | None) -> list[Segment]:
         """What the model is given for ``prompt``; without ``soft``, no persona."""

@@ -7,13 +7,14 @@ import time
 
 import click
 
+from ppedge.closing import Closing
 from ppedge.history import NoteReader
 
 _SHOWN_ERRORS = 5
 _SECONDS_BETWEEN = 0.1
 
 
-class Progress:
+class Progress(Closing):
     """Counts notes on stderr, on one line of a terminal; says nothing elsewhere."""
 
     def __init__(self) -> None:
@@ -31,7 +32,7 @@ class Progress:
             )
             click.echo(f"\r{self._line}", nl=False, err=True)
 
-    def end(self) -> None:
+    def close(self) -> None:
         """End the line, if one was begun."""
         if self._line:
             click.echo(err=True)
