@@ -22,6 +22,7 @@ from export.metrics import NLL, Metric, metrics_of
 from export.records import Record, Run
 
 BEAM = " (beam)"
+FEW_USERS = 10  # a percentile bootstrap over fewer is too narrow to be trusted
 
 
 @dataclass(frozen=True)
@@ -247,7 +248,7 @@ def table(rows: Sequence[Row]) -> Table:
     rival = next((name for name in rivals if not name.endswith(BEAM)), None)
     head = ["method", "questions", "users", *(heading(name, up) for name, up in better.items())]
     if rival:
-        head += [f"{name} − {rival}" for name in (main, NLL.name)]
+        head += [f"{name} vs {rival}" for name in (main, NLL.name)]
     head += ["prompt tokens", "s to first token", "s per answer"]
     body = []
     for row in rows:
@@ -298,9 +299,14 @@ def notes(rows: Sequence[Row]) -> list[str]:
     rivals = {row.against for row in rows if row.against}
     if rivals:
         said.append(
-            "Differences are paired: the same users and questions on both sides. Bold: zero lies "
-            "outside the interval. Each interval stands by itself: of twenty that hide no "
+            "vs: the row's method less that one, paired over the same users and questions. Bold: "
+            "zero lies outside the interval. Each interval stands by itself: of twenty that hide no "
             "difference, one is expected to leave zero out."
+        )
+    fewest = min(row.shared_users if row.differences else row.users for row in rows)
+    if fewest < FEW_USERS:
+        said.append(
+            f"Intervals over {fewest} users are too narrow; trust those over {FEW_USERS} or more."
         )
     for row in rows:
         if row.sampled:
@@ -315,7 +321,7 @@ def notes(rows: Sequence[Row]) -> list[str]:
             said.append(f"{row.method} and {row.against} have no question in common.")
         elif row.sampled or row.shared_questions < row.questions:
             said.append(
-                f"{row.method} − {row.against} rests on the {row.shared_questions} questions "
+                f"{row.method} vs {row.against} rests on the {row.shared_questions} questions "
                 f"({row.shared_users} users) that both answered."
             )
     return said
