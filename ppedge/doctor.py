@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from ppedge.defaults import MODEL_COMMAND, PIP_INSTALL, data_home, find_model, find_plug
-from ppedge.errors import PpedgeError
+from ppedge.errors import PlugError, PpedgeError
 from ppedge.pooling import backend
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _NAME_THEM = "ppedge doctor --model PATH.gguf --plug PATH"
 _REINSTALL = f"{PIP_INSTALL} --force-reinstall --no-deps ppedge"
+_NEW_ONNXRUNTIME = f"{PIP_INSTALL} --force-reinstall --no-deps onnxruntime"
 _RUNTIME_PACKAGES = ("llama-cpp-python", "onnxruntime", "numpy", "tokenizers", "click")
 
 
@@ -58,6 +59,8 @@ def diagnose(model: str | None = None, plug: str | None = None) -> list[Check]:
 
     named = plug or os.environ.get("PPEDGE_PLUG")
     checks.append(_guard("plug", open_plug, _NAME_THEM if named else _REINSTALL))
+    if opened:
+        checks.append(_guard("vectors", lambda: _vectors(opened[0]), _NEW_ONNXRUNTIME))
     checks.append(_model(model, opened[0] if opened else None))
     checks.append(_data_folder())
     return checks
@@ -81,6 +84,23 @@ def _package(name: str) -> Check:
         return Check(name, True, version(name))
     except PackageNotFoundError:
         return Check(name, False, "not installed", f"{PIP_INSTALL} {name}")
+
+
+def _vectors(plug: Plug) -> str:
+    """Compute the plug's golden vectors again, and compare."""
+    from ppedge.golden import TOLERANCE
+
+    differences = plug.golden_differences()
+    if differences is None:
+        return "the plug holds no golden vectors to compare with"
+    name = max(differences, key=differences.__getitem__)
+    found = f"{differences[name]:.1e} of the largest number ({name}; {TOLERANCE:.0e} is allowed)"
+    if differences[name] > TOLERANCE:
+        raise PlugError(
+            f"the vectors computed here differ from those computed where the plug was made by "
+            f"{found}: onnxruntime, or this processor, computes wrongly"
+        )
+    return f"computed as where the plug was made, largest difference {found}"
 
 
 def _model(model: str | None, plug: Plug | None) -> Check:

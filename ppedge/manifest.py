@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
@@ -22,7 +23,9 @@ _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MAX_WIDTH = 1 << 16
 _MAX_DEPTH = 16
-_NOTE_FIELDS = ("input", "output")
+_NOTE_FIELDS = ("input", "output", "both")
+MAX_GOLDEN_TEXTS = 16
+MAX_GOLDEN_CHARS = 2000
 
 _Kind = TypeVar("_Kind")
 
@@ -47,8 +50,11 @@ class EncoderSpec:
         max_bytes: length that the UTF-8 bytes of a text are cut to; 0: the graph takes none.
         d_key: width of keys and queries.
         d_value: width of values.
-        key_fields: note fields for the key, the first that is not empty ("input", "output").
+        key_fields: note fields for the key, the first that is not empty ("input", "output", or
+            "both": input and output joined by a newline, whichever is not empty).
         value_fields: likewise for the value.
+        query_file: ONNX; int64 ``ids`` [1, L] -> float32 ``query`` [d_key]. None: ``file`` gives
+            the query too.
     """
 
     file: str
@@ -59,14 +65,37 @@ class EncoderSpec:
     d_value: int
     key_fields: tuple[str, ...]
     value_fields: tuple[str, ...]
+    query_file: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ProjectorSpec:
-    """The projector: ONNX, float32 ``pooled`` [d_value] -> ``soft`` [n_soft, n_embd]."""
+    """The projector: ONNX, float32 ``pooled`` [d_value] -> ``soft`` [n_soft, n_embd].
+
+    Attributes:
+        file: the graph.
+        n_soft: number of soft tokens.
+        n_instruction: how many of them, the first ones, are the instruction's and so the same
+            for everybody; fewer than ``n_soft``.
+    """
 
     file: str
     n_soft: int
+    n_instruction: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class GoldenSpec:
+    """What the graphs gave where the plug was made, for `ppedge doctor` to compute again.
+
+    Attributes:
+        file: float32 LE; for each text its key [d_key], value [d_value] and query [d_key], then
+            the soft tokens [n_soft, n_embd] that the projector makes of that value.
+        texts: 1 to 16 texts of at most 2,000 characters.
+    """
+
+    file: str
+    texts: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +114,10 @@ class Manifest:
         projector: pooled value to soft tokens.
         template: the prompt template.
         about: training data, command, scores; free-form JSON, for people.
+        null_note_competes: whether the null note is attended to beside the notes; False: it
+            stands in for a history in which no note can be heard, and only there.
+        recency: 0 or more; a note's score falls by this times log(1 + number of notes after it).
+        golden: golden vectors, or None.
     """
 
     name: str
@@ -98,6 +131,9 @@ class Manifest:
     projector: ProjectorSpec
     template: tuple[Part, ...]
     about: dict[str, Any]
+    null_note_competes: bool = True
+    recency: float = 0.0
+    golden: GoldenSpec | None = None
 
 
 def parse_manifest(data: bytes, where: str) -> Manifest:
@@ -119,7 +155,6 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
         )
     files = {name: _file_entry(top.inside("files"), name) for name in top.inside("files").raw}
     llm = top.inside("llm")
-    projector = top.inside("projector")
     return Manifest(
         name=top.text("name"),
         licence=top.text("licence"),
@@ -128,12 +163,13 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
         llm_name=llm.text("name"),
         encoder=_encoder_spec(top.inside("encoder"), files),
         null_note=top.file("null_note", files),
-        attention_scale=top.positive("attention_scale"),
-        projector=ProjectorSpec(
-            file=projector.file("file", files), n_soft=projector.count("n_soft", 1, 1024)
-        ),
+        attention_scale=top.number("attention_scale", above_0=True),
+        projector=_projector_spec(top.inside("projector"), files),
         template=_template(top.get("template", list), where),
         about=top.inside("about").raw,
+        null_note_competes=top.get("null_note_competes", bool, True),
+        recency=top.number("recency", above_0=False, default=0.0),
+        golden=_golden_spec(top.inside("golden"), files) if "golden" in top.raw else None,
     )
 
 
@@ -182,9 +218,11 @@ class _Fields:
     def missing(self, name: str) -> PlugError:
         return PlugError(f"{self.where}: field '{name}' is missing")
 
-    def get(self, name: str, kind: type[_Kind]) -> _Kind:
+    def get(self, name: str, kind: type[_Kind], default: _Kind | None = None) -> _Kind:
         if name not in self.raw:
-            raise self.missing(name)
+            if default is None:
+                raise self.missing(name)
+            return default
         value = self.raw[name]
         if type(value) is not kind:
             raise self.wrong(name, f"of type {kind.__name__}")
@@ -199,19 +237,23 @@ class _Fields:
             raise self.wrong(name, "1 to 200 printable characters")
         return value
 
-    def count(self, name: str, low: int, high: int) -> int:
-        value = self.get(name, int)
+    def count(self, name: str, low: int, high: int, default: int | None = None) -> int:
+        value = self.get(name, int, default)
         if not low <= value <= high:
             raise self.wrong(name, f"{low} to {high}")
         return value
 
-    def positive(self, name: str) -> float:
+    def number(self, name: str, *, above_0: bool, default: float | None = None) -> float:
         if name not in self.raw:
-            raise self.missing(name)
+            if default is None:
+                raise self.missing(name)
+            return default
         value = self.raw[name]
         # True is an int to isinstance.
-        if type(value) is bool or not isinstance(value, int | float) or not 0 < value < 1e6:
-            raise self.wrong(name, "a number above 0 and below a million")
+        fits = type(value) is not bool and isinstance(value, int | float) and 0 <= value < 1e6
+        if not fits or (above_0 and value == 0):
+            least = "above 0" if above_0 else "of at least 0"
+            raise self.wrong(name, f"a number {least} and below a million")
         return float(value)
 
     def sha256(self, name: str) -> str:
@@ -254,8 +296,10 @@ def _encoder_spec(encoder: _Fields, files: dict[str, FileEntry]) -> EncoderSpec:
             raise encoder.wrong(name, f"a list of {' or '.join(_NOTE_FIELDS)}")
         return tuple(value)
 
+    file = encoder.file("file", files)
+    query_file = encoder.file("query_file", files) if "query_file" in encoder.raw else file
     return EncoderSpec(
-        file=encoder.file("file", files),
+        file=file,
         tokenizer=encoder.file("tokenizer", files),
         max_tokens=encoder.count("max_tokens", 3, 8192),
         max_bytes=encoder.count("max_bytes", 0, 1 << 16),
@@ -263,7 +307,28 @@ def _encoder_spec(encoder: _Fields, files: dict[str, FileEntry]) -> EncoderSpec:
         d_value=encoder.count("d_value", 1, _MAX_WIDTH),
         key_fields=note_fields("key_fields"),
         value_fields=note_fields("value_fields"),
+        query_file=None if query_file == file else query_file,
     )
+
+
+def _projector_spec(projector: _Fields, files: dict[str, FileEntry]) -> ProjectorSpec:
+    n_soft = projector.count("n_soft", 1, 1024)
+    return ProjectorSpec(
+        file=projector.file("file", files),
+        n_soft=n_soft,
+        n_instruction=projector.count("n_instruction", 0, n_soft - 1, 0),
+    )
+
+
+def _golden_spec(golden: _Fields, files: dict[str, FileEntry]) -> GoldenSpec:
+    texts = golden.get("texts", list)
+    if not 1 <= len(texts) <= MAX_GOLDEN_TEXTS or not all(
+        isinstance(text, str) and len(text) <= MAX_GOLDEN_CHARS for text in texts
+    ):
+        raise golden.wrong(
+            "texts", f"1 to {MAX_GOLDEN_TEXTS} texts of at most {MAX_GOLDEN_CHARS} characters"
+        )
+    return GoldenSpec(golden.file("file", files), tuple(texts))
 
 
 def _template(parts: list[Any], where: str) -> tuple[Part, ...]:
@@ -287,17 +352,20 @@ def _template(parts: list[Any], where: str) -> tuple[Part, ...]:
 
 def manifest_json(manifest: Manifest) -> str:
     """Write a manifest as `parse_manifest` reads it."""
-    spec, projector = manifest.encoder, manifest.projector
-    value = {
+    told = _told(manifest)
+    golden = {"golden": _told(manifest.golden)} if manifest.golden else {}
+    value: dict[str, Any] = {
         "schema": SCHEMA,
         "name": manifest.name,
         "licence": manifest.licence,
         "llm": {"name": manifest.llm_name, "fingerprint": manifest.llm.to_json()},
-        "encoder": {name: getattr(spec, name) for name in EncoderSpec.__slots__},
+        "encoder": _told(manifest.encoder),
         "null_note": manifest.null_note,
         "attention_scale": manifest.attention_scale,
-        "projector": {"file": projector.file, "n_soft": projector.n_soft},
+        **{name: told[name] for name in ("null_note_competes", "recency") if name in told},
+        "projector": _told(manifest.projector),
         "template": [{"slot": p.slot} if p.slot else {"text": p.text} for p in manifest.template],
+        **golden,
         "about": manifest.about,
         "files": {
             name: {"bytes": entry.bytes, "sha256": entry.sha256}
@@ -305,3 +373,12 @@ def manifest_json(manifest: Manifest) -> str:
         },
     }
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+def _told(part: Manifest | EncoderSpec | ProjectorSpec | GoldenSpec) -> dict[str, Any]:
+    """The fields of ``part`` that are not as they are by default."""
+    return {
+        field.name: value
+        for field in dataclasses.fields(part)
+        if (value := getattr(part, field.name)) != field.default
+    }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 import threading
 from collections.abc import Collection, Iterable, Iterator
@@ -25,6 +24,7 @@ from ppedge.note_vectors import Encode, Progress
 from ppedge.notes_table import NotesTable, Selection, handle
 from ppedge.pooling import Pooled, pool
 from ppedge.rows import Space
+from ppedge.score_bias import MUTE, PIN, PIN_WEIGHT, of_marks, with_plug
 from ppedge.store_check import find_problems
 from ppedge.store_open import check_fit, current_rows, is_made, make_store, open_table, tidy
 from ppedge.store_reports import ChangeReport, Problem, Receipt, Stats
@@ -33,6 +33,7 @@ from ppedge.store_writer import StoreWriter, damaged_rows, writing
 __all__ = [
     "MUTE",
     "PIN",
+    "PIN_WEIGHT",
     "ChangeReport",
     "Encode",
     "NotesChangedError",
@@ -44,12 +45,6 @@ __all__ = [
     "Stats",
     "handle",
 ]
-
-PIN, MUTE = 1, -1
-PIN_WEIGHT = 8.0
-"""A pinned note weighs as much as this many notes like it."""
-
-_BIAS = {PIN: math.log(PIN_WEIGHT), MUTE: -math.inf}
 
 
 class NotesChangedError(StoreError):
@@ -178,12 +173,27 @@ class Persona(Closing):
         with self._reading():
             return self._table.note(self._table.resolve(name))
 
-    def pool(self, query: NDArray[np.float32], *, scale: float, n_threads: int = 1) -> Pooled:
+    def pool(
+        self,
+        query: NDArray[np.float32],
+        *,
+        scale: float,
+        recency: float = 0.0,
+        null_competes: bool = True,
+        n_threads: int = 1,
+    ) -> Pooled:
         """Pool the notes' values by attention to ``query``, the null note included.
+
+        The three settings are the plug's: ``attention_scale``, ``recency`` and
+        ``null_note_competes`` of its manifest.
 
         Args:
             query: float32 [d_key].
             scale: multiplies the scores (the plug's inverse temperature).
+            recency: a note's score falls by this times log(1 + number of notes after it in the
+                store's order, muted ones included).
+            null_competes: False leaves the null note out wherever a note can be heard; it then
+                answers only for an empty, or wholly muted, history.
             n_threads: threads for the kernel.
 
         Returns:
@@ -195,12 +205,15 @@ class Persona(Closing):
             ValueError: a query of the wrong shape or dtype, or not finite.
         """
         rows = self._current()
+        bias = with_plug(
+            rows.bias, len(rows.keys) - 1, recency=recency, null_competes=null_competes
+        )
         return pool(
             query,
             rows.keys,
             rows.values,
             scale=scale,
-            bias=rows.bias,
+            bias=bias,
             n_threads=n_threads,
             weights=True,
         )
@@ -458,16 +471,7 @@ class Persona(Closing):
         # Marks of a later version would name other rows.
         if self._table.state().version != state.version:
             return None
-        return _Snapshot(state.version, keys, values, _bias(marks, state.n_notes))
-
-
-def _bias(marks: list[tuple[int, int]], n_notes: int) -> NDArray[np.float32] | None:
-    if not marks:
-        return None
-    bias = np.zeros(n_notes + 1, np.float32)
-    for row, mark in marks:
-        bias[row] = _BIAS[mark]
-    return bias
+        return _Snapshot(state.version, keys, values, of_marks(marks, state.n_notes))
 
 
 def _silent(done: int, total: int | None) -> None:

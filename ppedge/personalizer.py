@@ -163,8 +163,14 @@ class Personalizer(Closing):
 
         Pools again where another process changed the notes before they were named.
         """
+        manifest = self.plug.manifest
         while True:
-            pooled = persona.pool(query, scale=self.plug.manifest.attention_scale)
+            pooled = persona.pool(
+                query,
+                scale=manifest.attention_scale,
+                recency=manifest.recency,
+                null_competes=manifest.null_note_competes,
+            )
             assert pooled.weights is not None  # Persona.pool always asks for them.
             try:
                 named = persona.heaviest(pooled.weights, heaviest)

@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ppedge.encoder import TextEncoder, open_session, run
+from ppedge.encoder import TextEncoder
 from ppedge.errors import PlugError
 from ppedge.fingerprint import Fingerprint
+from ppedge.golden import Vectors, difference, unpack_golden
+from ppedge.graph import Graph
 from ppedge.history import Note
 from ppedge.manifest import (
     MANIFEST_NAME,
@@ -106,17 +108,23 @@ class Plug:
         data = files.read(MANIFEST_NAME, MAX_MANIFEST_BYTES)
         self.sha256 = hashlib.sha256(data).hexdigest()
         self.manifest: Manifest = parse_manifest(data, f"{self.path}: {MANIFEST_NAME}")
-        spec = self.manifest.encoder
-        graph = self._verified(files, spec.file)
-        tokenizer = self._verified(files, spec.tokenizer)
-        null_key, null_value = self._null_note(self._verified(files, self.manifest.null_note))
-        self._encoder = TextEncoder(graph, tokenizer, spec, str(self.path), n_threads)
-        projector = self.manifest.projector.file
-        self._projector = open_session(
-            self._verified(files, projector), f"{self.path}: {projector}", ["pooled"], ["soft"]
+        spec, projector = self.manifest.encoder, self.manifest.projector
+        unread = set(self.manifest.files)
+
+        def verified(name: str) -> bytes:
+            unread.discard(name)
+            return self._verified(files, name)
+
+        null_key, null_value = self._null_note(verified(self.manifest.null_note))
+        self._encoder = TextEncoder(verified, spec, str(self.path), n_threads)
+        self._projector = Graph(
+            verified(projector.file), f"{self.path}: {projector.file}", ["pooled"], ["soft"]
         )
-        read = {spec.file, spec.tokenizer, self.manifest.null_note, projector}
-        for name in self.manifest.files.keys() - read:
+        self._golden = None
+        if golden := self.manifest.golden:
+            where = f"{self.path}: {golden.file}"
+            self._golden = unpack_golden(verified(golden.file), self.manifest, where)
+        for name in sorted(unread):
             self._verified(files, name)
         self.space = Space(
             d_key=spec.d_key,
@@ -147,9 +155,39 @@ class Plug:
             PlugError: the graph fails or its output is not what the manifest says.
         """
         shape = (self.manifest.projector.n_soft, self.manifest.llm.n_embd)
-        where = f"{self.path}: {self.manifest.projector.file}"
-        [soft] = run(self._projector, {"pooled": pooled}, {"soft": shape}, where)
+        [soft] = self._projector.run({"pooled": pooled}, {"soft": shape})
         return soft
+
+    def vectors(self, text: str) -> Vectors:
+        """All that the graphs make of one text, itself taken for key, value and query.
+
+        Returns:
+            Key float32 [d_key], value float32 [d_value], query float32 [d_key], and the soft
+            tokens float32 [n_soft, n_embd] projected from that value.
+
+        Raises:
+            PlugError: a graph fails, or its output is not what the manifest says.
+        """
+        key, value = self._encoder.key_and_value(text)
+        return key, value, self._encoder.query(text), self.soft_tokens(value)
+
+    def golden_differences(self) -> dict[str, float] | None:
+        """Compute the golden vectors again; see `ppedge.golden.TOLERANCE`.
+
+        Returns:
+            For key, value, query and soft tokens, the largest difference as a share of the
+            largest golden number. None if the plug holds no golden vectors.
+
+        Raises:
+            PlugError: as `vectors`.
+        """
+        if self.manifest.golden is None or self._golden is None:
+            return None
+        here = zip(*map(self.vectors, self.manifest.golden.texts), strict=True)
+        return {
+            name: difference(golden, np.stack(arrays))
+            for (name, golden), arrays in zip(self._golden.items(), here, strict=True)
+        }
 
     def check_model(self, found: Fingerprint, model: str | Path) -> None:
         """Refuse a language model that this plug was not trained for.

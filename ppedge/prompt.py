@@ -71,9 +71,16 @@ def render(
 
 
 def note_text(note: Note, fields: Sequence[str]) -> str:
-    """The first of a note's ``fields`` ("input", "output") that is not empty.
+    """The first of a note's ``fields`` ("input", "output", "both") that is not empty.
 
     A note's key is made from what was asked (``["input", "output"]``) and its value from what
-    was written (``["output"]``); a note without an input is asked for by its own text.
+    was written (``["output"]``); a note without an input is asked for by its own text. "both" is
+    input and output joined by a newline, or the one of them that is not empty.
     """
-    return next((text for field in fields if (text := str(getattr(note, field)))), "")
+    return next((text for field in fields if (text := _field_text(note, field))), "")
+
+
+def _field_text(note: Note, field: str) -> str:
+    if field == "both":
+        return "\n".join(text for text in (note.input, note.output) if text)
+    return str(getattr(note, field))

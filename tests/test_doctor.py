@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ppedge import defaults, doctor
@@ -16,15 +18,16 @@ from tests.command import Command
 
 NAMES = [
     *("python", "llama-cpp-python", "onnxruntime", "numpy", "tokenizers", "click"),
-    *("kernel", "plug", "model", "data"),
+    *("kernel", "plug", "vectors", "model", "data"),
 ]
+TEXTS = ("Fix a leak", "the rain kept on")
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("files")
     model = tiny_gguf.write(folder / "tiny.gguf")
-    return model, tiny_plug.write(folder / "plug", model)
+    return model, tiny_plug.add_golden(tiny_plug.write(folder / "plug", model), TEXTS)
 
 
 @pytest.fixture
@@ -38,8 +41,10 @@ def failed(command: Command, *arguments: str | Path, **env: str) -> dict[str, An
     done = command("doctor", "--json", *arguments, **env)
     assert done.returncode == 1
     checks = json.loads(done.stdout)
-    assert [check["name"] for check in checks] == NAMES
     [bad] = [check for check in checks if not check["ok"]]
+    # Of a plug that does not open there are no vectors.
+    wanted = [name for name in NAMES if name != "vectors" or bad["name"] != "plug"]
+    assert [check["name"] for check in checks] == wanted
     assert bad["mend"]
     return dict(bad)
 
@@ -110,6 +115,50 @@ def test_a_damaged_plug_is_told(ppedge: Command, files: tuple[Path, Path], tmp_p
         "not the file that plug.json describes"
         in failed(ppedge, "--plug", tmp_path / "plug")["detail"]
     )
+
+
+def test_vectors_that_come_out_differently_here_are_told_with_how_much(
+    ppedge: Command, files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    folder = tiny_plug.write(tmp_path / "plug", files[0])
+    tiny_plug.add_golden(folder, TEXTS, error=0.1)
+    bad = failed(ppedge, "--plug", folder)
+    assert bad["name"] == "vectors"
+    assert re.search(r"differ .* by \d\.\de-02 of the largest number \(\w", bad["detail"])
+    assert "1e-03 is allowed" in bad["detail"]
+    assert bad["mend"].endswith("pip install --force-reinstall --no-deps onnxruntime")
+    assert bad["detail"] in ppedge("doctor", "--plug", folder).stdout.decode()
+
+
+def test_vectors_within_the_tolerance_are_well_and_the_difference_is_shown(
+    ppedge: Command, files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    folder = tiny_plug.write(tmp_path / "plug", files[0])
+    tiny_plug.add_golden(folder, TEXTS, error=1e-4)
+    [vectors] = [
+        check for check in ppedge.json("doctor", "--plug", folder) if check["name"] == "vectors"
+    ]
+    assert vectors["ok"]
+    assert re.search(r"largest difference [1-9]\.\de-0[45] of the largest", vectors["detail"])
+
+
+def test_a_plug_without_golden_vectors_is_well_too(
+    ppedge: Command, files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    folder = tiny_plug.write(tmp_path / "plug", files[0])
+    assert "holds no golden vectors" in ppedge.good("doctor", "--plug", folder)
+
+
+def test_a_plug_whose_graph_cannot_be_run_is_told(
+    ppedge: Command, files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    folder = tiny_plug.add_golden(tiny_plug.write(tmp_path / "plug", files[0]), TEXTS)
+    rng = np.random.default_rng(0)
+    other = tiny_plug.projector_graph(rng, tiny_gguf.N_EMBD + 1)
+    tiny_plug.swap(folder, tiny_plug.PROJECTOR, other)
+    bad = failed(ppedge, "--plug", folder)
+    assert bad["name"] == "vectors"
+    assert "output soft is" in bad["detail"]
 
 
 def test_a_plug_for_another_model_is_told(

@@ -19,7 +19,7 @@ from ppedge.history import Note
 from ppedge.manifest import MANIFEST_NAME, parse_manifest
 from ppedge.plug import Plug
 from tests import tiny_gguf, tiny_plug
-from tests.tiny_plug import D_KEY, D_VALUE, ENCODER, MAX_TOKENS, TOKENIZER
+from tests.tiny_plug import D_KEY, D_VALUE, ENCODER, MAX_TOKENS, QUERY_ENCODER, TOKENIZER
 
 MAX_BYTES = 40
 TEXTS = [f"note {i}: " + "the bread is in the oven. " * (i % 7) for i in range(40)]
@@ -36,8 +36,11 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
 
 def opened(folder: Path, n_threads: int = 1) -> TextEncoder:
     manifest = parse_manifest((folder / MANIFEST_NAME).read_bytes(), str(folder))
-    graph, tokenizer = ((folder / name).read_bytes() for name in (ENCODER, TOKENIZER))
-    return TextEncoder(graph, tokenizer, manifest.encoder, str(folder), n_threads)
+
+    def read(name: str) -> bytes:
+        return (folder / name).read_bytes()
+
+    return TextEncoder(read, manifest.encoder, str(folder), n_threads)
 
 
 @pytest.fixture(scope="module", params=[0, MAX_BYTES], ids=["tokens", "tokens and bytes"])
@@ -113,6 +116,40 @@ def test_the_key_is_of_the_input_and_the_value_of_the_output(encoder: TextEncode
     key, value = encoder.note(Note("answer", input="question"))
     np.testing.assert_array_equal(key, encoder.note(Note("question"))[0])
     np.testing.assert_array_equal(value, encoder.note(Note("answer"))[1])
+
+
+def test_both_is_input_and_output_joined_and_what_there_is_of_them(
+    folders: dict[int, Path], tmp_path: Path
+) -> None:
+    shutil.copytree(folders[MAX_BYTES], tmp_path / "plug")
+    both = {"key_fields": ["both"], "value_fields": ["both"]}
+    tiny_plug.edit(tmp_path / "plug", lambda raw: raw["encoder"].update(both))
+    encoder = opened(tmp_path / "plug")
+    joined = np.concatenate(encoder.key_and_value("question\nanswer"))
+    np.testing.assert_array_equal(
+        np.concatenate(encoder.note(Note("answer", input="question"))), joined
+    )
+    alone = np.concatenate(encoder.key_and_value("answer"))
+    np.testing.assert_array_equal(np.concatenate(encoder.note(Note("answer"))), alone)
+
+
+def test_a_query_file_makes_the_queries_from_the_ids_and_nothing_else_changes(
+    folders: dict[int, Path], tmp_path: Path
+) -> None:
+    model = folders[0].parent / "tiny.gguf"
+    folder = tiny_plug.write(tmp_path / "plug", model, max_bytes=MAX_BYTES, query_file=True)
+    encoder = opened(folder)
+    weights = tiny_plug.weights_of((folder / QUERY_ENCODER).read_bytes())
+    ids = tiny_plug.ids_of("what rain")
+    mean = (weights["table"][ids] * weights["places"][: len(ids)]).mean(0)
+    np.testing.assert_allclose(encoder.query("what rain"), mean @ weights["to_query"], rtol=1e-4)
+    own = tiny_plug.weights_of((folder / ENCODER).read_bytes())
+    data = np.frombuffer(b"what rain", np.uint8)
+    tokens = (own["table"][ids] * own["places"][: len(ids)]).mean(0)
+    both = np.concatenate([tokens, own["byte_table"][data].mean(0)])
+    key, value = encoder.note(Note("what rain"))
+    np.testing.assert_allclose(key, both @ own["to_key"], rtol=1e-4)
+    np.testing.assert_allclose(value, both @ own["to_value"], rtol=1e-4)
 
 
 def test_id_and_time_are_not_encoded(encoder: TextEncoder) -> None:

@@ -6,19 +6,25 @@ import contextlib
 import copy
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ppedge.defaults import DEFAULT_PLUG
 from ppedge.errors import PlugError
 from ppedge.fingerprint import Fingerprint
 from ppedge.manifest import (
+    MANIFEST_NAME,
     MAX_FILE_BYTES,
+    MAX_GOLDEN_CHARS,
+    MAX_GOLDEN_TEXTS,
     MAX_MANIFEST_BYTES,
     EncoderSpec,
     FileEntry,
+    GoldenSpec,
     Manifest,
     ProjectorSpec,
     manifest_json,
@@ -26,7 +32,7 @@ from ppedge.manifest import (
 )
 from ppedge.prompt import Part
 
-GOOD = Manifest(
+PLAIN = Manifest(
     name="tiny — 小",
     licence="Apache-2.0",
     files={name: FileEntry(7, "ab" * 32) for name in ("a.onnx", "b.onnx", "null.bin", "t.json")},
@@ -39,10 +45,34 @@ GOOD = Manifest(
     template=(Part("<s>"), Part(slot="prompt"), Part("</s>\n"), Part(slot="soft")),
     about={"scores": {"nll": [3.5, None, True]}, "by": "nobody"},
 )
+# The same with every optional field.
+GOOD = replace(
+    PLAIN,
+    files=PLAIN.files | {name: FileEntry(7, "cd" * 32) for name in ("g.f32", "q.onnx")},
+    encoder=replace(PLAIN.encoder, query_file="q.onnx", value_fields=("both",)),
+    projector=replace(PLAIN.projector, n_instruction=2),
+    null_note_competes=False,
+    recency=0.5,
+    golden=GoldenSpec("g.f32", ("Fix a leak", "")),
+)
 RAW: dict[str, Any] = json.loads(manifest_json(GOOD))
 Path = tuple[str | int, ...]
 
-FILE_FIELDS = [("encoder", "file"), ("encoder", "tokenizer"), ("projector", "file"), ("null_note",)]
+FILE_FIELDS = [
+    ("encoder", "file"),
+    ("encoder", "tokenizer"),
+    ("encoder", "query_file"),
+    ("projector", "file"),
+    ("null_note",),
+    ("golden", "file"),
+]
+OPTIONAL = [
+    ("encoder", "query_file"),
+    ("projector", "n_instruction"),
+    ("null_note_competes",),
+    ("recency",),
+    ("golden",),
+]
 WRONG_VALUES: dict[Path, list[Any]] = {
     ("schema",): [0, 2, 1.0, "1", True],
     ("name",): ["", "x" * 201, "two\nlines", "\x1b[31m", 5, None],
@@ -69,6 +99,15 @@ WRONG_VALUES: dict[Path, list[Any]] = {
     ("attention_scale",): [0, -1, 1e6, 10**400, "1", True, None, [1]],
     ("projector",): [None, "b.onnx"],
     ("projector", "n_soft"): [0, 1025, 3.0, "3"],
+    ("projector", "n_instruction"): [-1, 3, 1 << 40, 1.0, "1", True, None],
+    ("null_note_competes",): [None, 0, 1, "true", []],
+    ("recency",): [-0.1, 1e6, 10**400, "1", True, None, [1]],
+    ("golden",): [None, [], "g.f32"],
+    ("golden", "texts"): [
+        *(None, "text", [], [1], [None], [["a"]]),
+        [""] * (MAX_GOLDEN_TEXTS + 1),
+        ["x" * (MAX_GOLDEN_CHARS + 1)],
+    ],
     ("template",): [None, {}, "prompt"],
     ("about",): [None, [], "nothing"],
     **{path: ["", "c.onnx", "plug.json", 7, "../a.onnx"] for path in FILE_FIELDS},
@@ -124,18 +163,48 @@ def test_what_manifest_json_writes_parse_manifest_reads() -> None:
 
 
 def test_the_cases_below_cover_every_field_of_the_schema() -> None:
-    others = {("files", name) for name in ("b.onnx", "null.bin", "t.json")}
+    others = {("files", name) for name in RAW["files"]} - {("files", "a.onnx")}
     known = {path for path in leaves(RAW) if path[:2] not in others}
     assert known == set(EVERY_FIELD)
 
 
 @pytest.mark.parametrize(
-    "path", [path for path in EVERY_FIELD if path != ("files", "a.onnx")], ids=str
+    "path", [path for path in EVERY_FIELD if path not in (("files", "a.onnx"), *OPTIONAL)], ids=str
 )
 def test_a_missing_field_is_named(path: Path) -> None:
     message = refusal(without(path))
     assert str(path[-1]) in message
     assert "missing" in message
+
+
+def test_a_manifest_without_the_optional_fields_means_what_it_always_did() -> None:
+    raw = json.loads(manifest_json(PLAIN))
+    for *path, name in OPTIONAL:
+        at = raw
+        for inner in path:
+            at = at[inner]
+        assert name not in at
+    read = parse(raw)
+    assert read == PLAIN
+    assert (read.encoder.query_file, read.projector.n_instruction) == (None, 0)
+    assert (read.null_note_competes, read.recency, read.golden) == (True, 0.0, None)
+
+
+def test_optional_fields_that_say_the_default_are_left_out_when_written() -> None:
+    raw = json.loads(manifest_json(PLAIN))
+    raw |= {"null_note_competes": True, "recency": 0}
+    raw["encoder"]["query_file"] = raw["encoder"]["file"]
+    raw["projector"]["n_instruction"] = 0
+    assert manifest_json(parse(raw)) == manifest_json(PLAIN)
+
+
+def test_the_shipped_manifest_is_written_byte_for_byte_as_it_was_read() -> None:
+    data = (DEFAULT_PLUG / MANIFEST_NAME).read_bytes()
+    assert manifest_json(parse(data)).encode() == data
+
+
+def test_a_plug_whose_soft_tokens_are_all_the_instructions_is_refused() -> None:
+    assert "0 to 2" in refusal(with_value(("projector", "n_instruction"), 3))
 
 
 def test_a_file_that_is_used_but_not_listed_is_named() -> None:

@@ -6,6 +6,7 @@ import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from ppedge.history import Note
 from ppedge.llm import LLM
 from ppedge.persona import Persona
 from ppedge.personalizer import Conditioning, Personalizer
-from ppedge.prompt import Text
+from ppedge.prompt import Part, Text
 from ppedge.sampling import Sampling
 from tests import tiny_gguf, tiny_plug
 from tests.tiny_plug import N_SOFT, PROJECTOR, SCALE
@@ -71,10 +72,13 @@ def softmax(scores: np.ndarray) -> np.ndarray:
     return exps / exps.sum()
 
 
-def expected(personalizer: Personalizer, notes: list[Note]) -> tuple[np.ndarray, np.ndarray]:
+def expected(
+    personalizer: Personalizer, notes: list[Note], bias: np.ndarray | float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
     """Weights [n+1] and soft tokens [n_soft, n_embd] by the formula, in float64."""
     keys, values = rows(personalizer, notes)
-    weights = softmax(SCALE * keys @ personalizer.plug.encode_prompt(PROMPT).astype(np.float64))
+    query = personalizer.plug.encode_prompt(PROMPT).astype(np.float64)
+    weights = softmax(SCALE * keys @ query + bias)
     graph = tiny_plug.weights_of((personalizer.plug.path / PROJECTOR).read_bytes())
     soft = weights @ values @ graph["matrix"].astype(np.float64) + graph["offset"]
     return weights, soft.reshape(N_SOFT, -1)
@@ -177,6 +181,54 @@ def test_each_stage_is_timed(personalizer: Personalizer, anna: Persona) -> None:
     seconds = personalizer.condition(PROMPT, anna).seconds
     assert set(seconds) == {"encode", "pool", "project"}
     assert all(value > 0 for value in seconds.values())
+
+
+# --- what a plug may ask for beside ---
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "no null note": {"null_note_competes": False},
+    "recency": {"recency": 0.7},
+    "both": {"null_note_competes": False, "recency": 0.7},
+    "query file": {"query_file": True},
+    "both fields": {"key_fields": ("both",), "value_fields": ("both",)},
+    "soft tokens first": {"template": (Part(slot="soft"), Part(slot="prompt"), Part("\n"))},
+}
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
+@pytest.mark.parametrize("n_notes", [0, 1, 30])
+def test_soft_tokens_are_by_the_formula_with_each_option(
+    files: tuple[Path, Path], tmp_path: Path, options: dict[str, Any], n_notes: int
+) -> None:
+    tiny_plug.write(tmp_path / "plug", files[0], **options)
+    bias = np.zeros(n_notes + 1)
+    bias[1:] = -options.get("recency", 0.0) * np.log(1 + np.arange(n_notes)[::-1])
+    if n_notes and not options.get("null_note_competes", True):
+        bias[0] = -np.inf
+    with (
+        Personalizer.open(files[0], tmp_path / "plug", n_threads=1) as opened,
+        persona_of(opened, tmp_path / "ben", BEN[:n_notes]) as ben,
+    ):
+        weights, soft = expected(opened, BEN[:n_notes], bias)
+        found = opened.condition(PROMPT, ben, heaviest=n_notes)
+        assert found.null_weight == pytest.approx(weights[0], rel=1e-4)
+        by_note = dict(found.heaviest)
+        assert [by_note[note] for note in BEN[:n_notes]] == pytest.approx(weights[1:], rel=1e-4)
+        np.testing.assert_allclose(found.soft, soft, rtol=1e-4, atol=1e-4)
+
+
+def test_soft_tokens_first_stand_before_the_prompt(
+    files: tuple[Path, Path], tmp_path: Path
+) -> None:
+    tiny_plug.write(tmp_path / "plug", files[0], **OPTIONS["soft tokens first"])
+    with Personalizer.open(files[0], tmp_path / "plug", n_threads=1) as opened:
+        soft = np.zeros((N_SOFT, opened.llm.n_embd), np.float32)
+        tokens = opened.llm.tokens(opened.segments(PROMPT, soft))
+        bare = opened.llm.tokens(opened.segments(PROMPT, None))
+        # A BOS token, where the model has one, stays the first.
+        at = tokens.index(-1)
+        assert at <= 1
+        assert tokens == [*bare[:at], *[-1] * N_SOFT, *bare[at:]]
 
 
 # --- what the model makes of it ---

@@ -21,7 +21,17 @@ from ppedge.errors import PlugError
 from ppedge.history import Note
 from ppedge.plug import Plug
 from tests import tiny_gguf, tiny_plug
-from tests.tiny_plug import D_KEY, D_VALUE, ENCODER, N_SOFT, NULL_NOTE, PROJECTOR, TOKENIZER
+from tests.tiny_plug import (
+    D_KEY,
+    D_VALUE,
+    ENCODER,
+    GOLDEN,
+    N_SOFT,
+    NULL_NOTE,
+    PROJECTOR,
+    QUERY_ENCODER,
+    TOKENIZER,
+)
 
 NOTES = [Note("the bread is out"), Note("no rain today", input="weather?"), Note("")]
 
@@ -446,6 +456,66 @@ def test_a_null_note_that_float16_cannot_hold_is_refused(folder: Path, number: f
     row[3] = number
     tiny_plug.swap(folder, NULL_NOTE, row.tobytes())
     assert "does not fit float16" in refusal(folder)
+
+
+# --- golden vectors ---
+
+GOLDEN_TEXTS = ("Fix a leak", "", "a party \N{PARTY POPPER}" * 20)
+
+
+@pytest.mark.parametrize("query_file", [False, True], ids=["one graph", "query graph"])
+def test_golden_vectors_computed_again_do_not_differ(
+    tmp_path: Path, model: Path, query_file: bool
+) -> None:
+    folder = tiny_plug.write(tmp_path / "plug", model, max_bytes=30, query_file=query_file)
+    plug = Plug(tiny_plug.add_golden(folder, GOLDEN_TEXTS))
+    exact = dict.fromkeys(("key", "value", "query", "soft tokens"), 0.0)
+    assert plug.golden_differences() == exact
+    assert Plug(zipped(folder)).golden_differences() == exact
+
+
+@pytest.mark.parametrize("at", range(4), ids=["key", "value", "query", "soft tokens"])
+def test_one_changed_golden_number_shows_where_it_is(folder: Path, at: int) -> None:
+    tiny_plug.add_golden(folder, GOLDEN_TEXTS)
+    sizes = [D_KEY, D_VALUE, D_KEY, N_SOFT * tiny_gguf.N_EMBD]
+    data = np.frombuffer((folder / GOLDEN).read_bytes(), "<f4").copy()
+    # In the second text's vectors.
+    part = data[sum(sizes) + sum(sizes[:at]) :][: sizes[at]]
+    part[sizes[at] // 2] += 0.25
+    tiny_plug.swap(folder, GOLDEN, data.tobytes())
+    found = Plug(folder).golden_differences()
+    assert found is not None
+    assert [i for i, difference in enumerate(found.values()) if difference] == [at]
+    rows = data.reshape(len(GOLDEN_TEXTS), -1)[:, sum(sizes[:at]) :][:, : sizes[at]]
+    assert [*found.values()][at] == pytest.approx(0.25 / np.abs(rows).max(), rel=1e-4)
+
+
+def test_a_plug_without_golden_vectors_has_none_to_compare(folder: Path) -> None:
+    assert Plug(folder).golden_differences() is None
+
+
+@pytest.mark.parametrize("change", [-4, 4, 1, -1])
+def test_a_golden_file_of_another_size_than_its_texts_is_refused(folder: Path, change: int) -> None:
+    tiny_plug.add_golden(folder, GOLDEN_TEXTS)
+    data = (folder / GOLDEN).read_bytes()
+    tiny_plug.swap(folder, GOLDEN, data[:change] if change < 0 else data + bytes(change))
+    width = 2 * D_KEY + D_VALUE + N_SOFT * tiny_gguf.N_EMBD
+    wanted = f"{GOLDEN} has {len(data) + change} bytes, not 4 x 3 texts x {width}"
+    assert wanted in refusal(folder)
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_a_golden_number_that_is_not_finite_is_refused(folder: Path, number: float) -> None:
+    tiny_plug.add_golden(folder, GOLDEN_TEXTS, error=number)
+    assert f"{GOLDEN} holds a number that is not finite" in refusal(folder)
+
+
+def test_a_query_graph_that_takes_bytes_is_refused(tmp_path: Path, model: Path) -> None:
+    folder = tiny_plug.write(tmp_path / "plug", model, query_file=True)
+    rng = np.random.default_rng(0)
+    graph = tiny_plug.encoder_graph(rng, with_bytes=True, gives=("query",))
+    tiny_plug.swap(folder, QUERY_ENCODER, graph)
+    assert f"{QUERY_ENCODER}: the graph takes ['bytes', 'ids'], not ['ids']" in refusal(folder)
 
 
 # --- the model it was made for ---

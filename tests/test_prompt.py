@@ -71,6 +71,8 @@ def test_a_slot_named_in_the_prompt_is_not_filled() -> None:
         (("output", "input"), "written"),
         (("output",), "written"),
         (("input",), "asked"),
+        (("both",), "asked\nwritten"),
+        (("both", "input"), "asked\nwritten"),
     ],
 )
 def test_a_notes_text_is_its_first_field_that_is_not_empty(
@@ -82,6 +84,8 @@ def test_a_notes_text_is_its_first_field_that_is_not_empty(
 def test_a_note_without_an_input_goes_by_its_output() -> None:
     assert note_text(Note("written"), ("input", "output")) == "written"
     assert note_text(Note("written"), ("input",)) == ""
+    assert note_text(Note("written"), ("both",)) == "written"
+    assert note_text(Note("", input="asked"), ("both",)) == "asked"
 
 
 # --- on the default model ---

@@ -19,14 +19,17 @@ from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 from ppedge.fingerprint import Fingerprint, fingerprint
+from ppedge.golden import pack_golden
 from ppedge.manifest import (
     MANIFEST_NAME,
     EncoderSpec,
     FileEntry,
+    GoldenSpec,
     Manifest,
     ProjectorSpec,
     manifest_json,
 )
+from ppedge.plug import Plug
 from ppedge.prompt import Part
 
 D_KEY, D_VALUE, N_SOFT = 8, 12, 3
@@ -40,12 +43,16 @@ CHAT_TEMPLATE = (
     Part("<|im_end|>\n<|im_start|>assistant\n"),
     Part(slot="soft"),
 )
-ENCODER, PROJECTOR, TOKENIZER, NULL_NOTE = (
+ENCODER, PROJECTOR, TOKENIZER, NULL_NOTE, QUERY_ENCODER, GOLDEN = (
     "encoder.onnx",
     "projector.onnx",
     "tokenizer.json",
     "null_note.bin",
+    "query.onnx",
+    "golden.f32",
 )
+OUTPUTS = ("key", "value", "query")
+_WIDTHS = {"key": D_KEY, "value": D_VALUE, "query": D_KEY}
 _N_VOCAB, _WIDTH = 258, 16
 _OPSET = 17
 
@@ -60,7 +67,11 @@ def write(
     max_bytes: int = 0,
     template: Sequence[Part] = TEMPLATE,
     key_fields: tuple[str, ...] = ("input", "output"),
+    value_fields: tuple[str, ...] = ("output",),
     soft_size: float = 1.0,
+    query_file: bool = False,
+    null_note_competes: bool = True,
+    recency: float = 0.0,
 ) -> Path:
     """Write a plug for the GGUF ``model``.
 
@@ -71,17 +82,25 @@ def write(
         max_bytes: as in the manifest; above 0 the encoder takes bytes too.
         template: the prompt template.
         key_fields: as in the manifest.
+        value_fields: as in the manifest.
         soft_size: standard deviation of the soft tokens' numbers.
+        query_file: whether another graph than the encoder makes the queries.
+        null_note_competes: as in the manifest.
+        recency: as in the manifest.
     """
     rng = np.random.default_rng(seed)
     llm = model_fingerprint(model)
     null = rng.standard_normal(D_KEY + D_VALUE).astype("<f4")
     contents = {
-        ENCODER: encoder_graph(rng, with_bytes=bool(max_bytes)),
+        ENCODER: encoder_graph(
+            rng, with_bytes=bool(max_bytes), gives=("key", "value") if query_file else OUTPUTS
+        ),
         PROJECTOR: projector_graph(rng, llm.n_embd, soft_size),
         TOKENIZER: tokenizer_json().encode(),
         NULL_NOTE: null.tobytes(),
     }
+    if query_file:
+        contents[QUERY_ENCODER] = encoder_graph(rng, gives=("query",))
     manifest = Manifest(
         name=f"tiny-{seed}",
         licence="Apache-2.0",
@@ -96,18 +115,32 @@ def write(
             d_key=D_KEY,
             d_value=D_VALUE,
             key_fields=key_fields,
-            value_fields=("output",),
+            value_fields=value_fields,
+            query_file=QUERY_ENCODER if query_file else None,
         ),
         null_note=NULL_NOTE,
         attention_scale=SCALE,
         projector=ProjectorSpec(file=PROJECTOR, n_soft=N_SOFT),
         template=tuple(template),
         about={"trained on": "nothing: random weights"},
+        null_note_competes=null_note_competes,
+        recency=recency,
     )
     folder.mkdir(parents=True)
     for name, data in contents.items():
         (folder / name).write_bytes(data)
     (folder / MANIFEST_NAME).write_text(manifest_json(manifest), encoding="utf-8")
+    return folder
+
+
+def add_golden(folder: Path, texts: Sequence[str], error: float = 0.0) -> Path:
+    """Give a plug golden vectors; ``error`` is added to every number of them."""
+    plug = Plug(folder)
+    vectors = [plug.vectors(text) for text in texts]
+    data = (np.frombuffer(pack_golden(vectors), "<f4") + np.float32(error)).tobytes()
+    golden = dataclasses.asdict(GoldenSpec(GOLDEN, tuple(texts)))
+    edit(folder, lambda raw: raw.update(golden=golden))
+    swap(folder, GOLDEN, data)
     return folder
 
 
@@ -130,8 +163,16 @@ def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
     path.write_text(json.dumps(raw), encoding="utf-8")
 
 
-def encoder_graph(rng: np.random.Generator, *, with_bytes: bool = False) -> bytes:
-    """An encoder in which a token's place counts, so that any two texts differ."""
+def encoder_graph(
+    rng: np.random.Generator, *, with_bytes: bool = False, gives: Sequence[str] = OUTPUTS
+) -> bytes:
+    """An encoder in which a token's place counts, so that any two texts differ.
+
+    Args:
+        rng: draws the weights.
+        with_bytes: whether it takes the text's bytes too.
+        gives: names of its outputs.
+    """
 
     def random(name: str, *shape: int) -> onnx.TensorProto:
         weights = rng.standard_normal(shape).astype(np.float32)
@@ -141,7 +182,7 @@ def encoder_graph(rng: np.random.Generator, *, with_bytes: bool = False) -> byte
     weights = [
         random("table", _N_VOCAB, _WIDTH),
         random("places", MAX_TOKENS, _WIDTH),
-        *(random(f"to_{name}", width, size) for name, size in _VECTORS.items()),
+        *(random(f"to_{name}", width, _WIDTHS[name]) for name in gives),
         numpy_helper.from_array(np.array([0], np.int64), "zero"),
     ]
     nodes = [
@@ -162,15 +203,11 @@ def encoder_graph(rng: np.random.Generator, *, with_bytes: bool = False) -> byte
             helper.make_node("ReduceMean", ["byte_rows"], ["mean_bytes"], axes=[0, 1], keepdims=0),
             helper.make_node("Concat", ["mean_ids", "mean_bytes"], [text], axis=0),
         ]
-    nodes += [helper.make_node("MatMul", [text, f"to_{name}"], [name]) for name in _VECTORS]
+    nodes += [helper.make_node("MatMul", [text, f"to_{name}"], [name]) for name in gives]
     outputs = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, [size])
-        for name, size in _VECTORS.items()
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [_WIDTHS[name]]) for name in gives
     ]
     return model_bytes(nodes, inputs, outputs, weights)
-
-
-_VECTORS = {"key": D_KEY, "value": D_VALUE, "query": D_KEY}
 
 
 def projector_graph(rng: np.random.Generator, n_embd: int, size: float = 1.0) -> bytes:

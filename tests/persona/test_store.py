@@ -277,6 +277,75 @@ def test_a_muted_history_is_the_empty_history(persona, encode, build):
     assert ours.tobytes() == build([]).pool(make_query(), scale=1.0).value.tobytes()
 
 
+# --- what the plug adds to the scores ---
+
+
+def plain_scores(persona) -> np.ndarray:
+    """Scores [n+1] up to a constant, in float64, from the weights of a plain pool."""
+    return np.log(persona.pool(make_query(), scale=1.0).weights.astype(np.float64))
+
+
+def softmax(scores: np.ndarray) -> np.ndarray:
+    exps = np.exp(scores - scores.max())
+    return exps / exps.sum()
+
+
+def test_with_recency_a_note_loses_by_the_log_of_how_many_come_after_it(persona, encode):
+    persona.add(make_notes(5), encode)
+    scores = plain_scores(persona)
+    # The null note is nobody's past; the last note loses nothing.
+    scores[1:] -= 0.8 * np.log([5, 4, 3, 2, 1])
+    found = persona.pool(make_query(), scale=1.0, recency=0.8).weights
+    np.testing.assert_allclose(found, softmax(scores), rtol=1e-5)
+
+
+def test_a_muted_note_still_counts_as_one_that_came_after(persona, encode):
+    notes = make_notes(4)
+    persona.add(notes, encode)
+    scores = plain_scores(persona)
+    scores[1:] -= 0.8 * np.log([4, 3, 2, 1])
+    scores[3] = -math.inf
+    scores[1] += math.log(PIN_WEIGHT)
+    persona.mute(handle(notes[2]))
+    persona.pin(handle(notes[0]))
+    found = persona.pool(make_query(), scale=1.0, recency=0.8).weights
+    np.testing.assert_allclose(found, softmax(scores), rtol=1e-5)
+    marked = persona.bias()
+    persona.pool(make_query(), scale=1.0, recency=0.8)
+    np.testing.assert_array_equal(persona.bias(), marked)
+
+
+def test_a_null_note_that_does_not_compete_weighs_nothing_beside_a_note(persona, encode):
+    persona.add(make_notes(3), encode)
+    scores = plain_scores(persona)
+    scores[0] = -math.inf
+    found = persona.pool(make_query(), scale=1.0, null_competes=False).weights
+    np.testing.assert_allclose(found, softmax(scores), rtol=1e-5)
+    assert found[0] == 0
+
+
+@pytest.mark.parametrize("muted", [False, True], ids=["no notes", "all muted"])
+@pytest.mark.parametrize("recency", [0.0, 2.0])
+def test_where_no_note_is_heard_the_null_note_answers_all_the_same(persona, encode, muted, recency):
+    if muted:
+        persona.add(make_notes(3), encode)
+        for note in make_notes(3):
+            persona.mute(handle(note))
+    pooled = persona.pool(make_query(), scale=1.0, recency=recency, null_competes=False)
+    assert pooled.weights.tolist() == [1.0] + [0.0] * len(persona)
+    np.testing.assert_array_equal(pooled.value, make_space().null_value.astype(np.float32))
+
+
+def test_when_one_of_all_muted_notes_is_heard_again_the_null_note_steps_back(persona, encode):
+    notes = make_notes(3)
+    persona.add(notes, encode)
+    for note in notes:
+        persona.mute(handle(note))
+    persona.unmark(handle(notes[1]))
+    pooled = persona.pool(make_query(), scale=1.0, null_competes=False)
+    assert pooled.weights.tolist() == [0, 0, 1, 0]
+
+
 def test_notes_are_found_by_id_by_handle_and_by_the_start_of_a_handle(persona, encode):
     notes = make_notes(5)
     persona.add(notes, encode)
