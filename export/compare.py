@@ -153,7 +153,7 @@ def remarks(a: Run, b: Run, changes: Sequence[Change]) -> list[str]:
     return said
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m export.compare",
@@ -165,7 +165,7 @@ def main() -> None:
     parser.add_argument("--method", help="only this method (default: all that both have)")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
     parser.add_argument("--json", type=Path, metavar="OUT", help="also write the figures here")
-    args = parser.parse_args()
+    args = parser.parse_args(words)
     try:
         a, b = Run.load(args.a), Run.load(args.b)
         changes = compare(a, b, args.method, args.seed)

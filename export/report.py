@@ -49,12 +49,12 @@ LONG = 400  # characters of an input that are shown before it must be unfolded
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --ground: #fff; --soft: #59636e; --rule: #d5dae0;
  --c0: #0072b2; --c1: #c14a00; --c2: #007a5a; --c3: #a83f85; --c4: #946000; --c5: #5b45b0;
- --c6: #2b83b5; --c7: #5c5c5c; }
+ --c6: #b3122d; --c7: #5c5c5c; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e4e7eb; --ground: #14171b; --soft: #9aa4af;
  --rule: #353c44; --c0: #5ab4f0; --c1: #ff9152; --c2: #3fcf9f; --c3: #e79ac6; --c4: #eab63f;
- --c5: #b5a0ff; --c6: #9fdcff; --c7: #b4b4b4; } }
+ --c5: #b5a0ff; --c6: #ff7483; --c7: #b4b4b4; } }
 * { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1rem; max-width: 72rem; background: var(--ground);
+body { margin: 0 auto; padding: 1rem; max-width: 80rem; background: var(--ground);
  color: var(--ink); font: 1rem/1.5 system-ui, sans-serif; }
 h1 { font-size: 1.6rem; line-height: 1.2; }
 h2 { margin-top: 2.5rem; font-size: 1.25rem; }
@@ -64,9 +64,10 @@ p, li, dd { max-width: 46rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; }
 th, td { padding: .3rem .7rem .3rem 0; border-bottom: 1px solid var(--rule); text-align: left;
  vertical-align: top; }
-.figures th, .figures td { white-space: nowrap; }
 .figures tbody th { position: sticky; left: 0; background: var(--ground); }
-.answers { width: 100%; }
+.answers { width: 100%; } .answers thead th { white-space: nowrap; }
+.answers td:nth-child(2) { width: 100%; min-width: 7rem; }
+@media (max-width: 30rem) { th, td { padding-right: .4rem; font-size: .85rem; } }
 .answers td:nth-child(2), .text { white-space: pre-wrap; overflow-wrap: anywhere; }
 .settings td { overflow-wrap: anywhere; }
 dt { color: var(--soft); } dd { margin: 0 0 .6rem; }
@@ -77,11 +78,12 @@ svg .mid { text-anchor: middle; } svg .end { text-anchor: end; }
 .plot { display: block; width: 100%; min-width: 26rem; max-width: 44rem; }
 .panels { display: grid; grid-template-columns: repeat(auto-fill, minmax(13rem, 1fr)); gap: 1rem; }
 .panels figure { margin: 0; max-width: 20rem; } .panel { width: 100%; }
-.grid { stroke: var(--rule); fill: none; } .axis { stroke: var(--soft); fill: none; }
+.grid { stroke: var(--rule); fill: none; }
+.axis { stroke: var(--soft); fill: none; } .diagonal { stroke-dasharray: 2 3; }
 .line, .dash { stroke: var(--c); stroke-width: 1.5; fill: none; }
 .dash { stroke-dasharray: 5 4; }
 .whisker { stroke: var(--c); stroke-opacity: .55; fill: none; } .dot { fill: var(--c); }
-.user { fill: var(--c0); fill-opacity: .45; }
+.user { fill: var(--c0); fill-opacity: .55; }
 .legend { display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; padding: 0; list-style: none; }
 .legend svg { width: 28px; height: 14px; margin-right: .4rem; vertical-align: -2px; }
 """ + "".join(f".c{i} {{ --c: var(--c{i}); }}\n" for i in range(8))
@@ -139,11 +141,15 @@ def _settings(run: Run) -> str:
 
 def _table(shown: Table, label: str, kind: str) -> str:
     """A table whose first column names its rows; it scrolls by itself where it is too wide."""
+    # Where a column is narrow, an interval may go below its value but not break inside.
+    glue = ",\u00a0" if kind == "figures" else ", "
     head = "".join(f'<th scope="col">{plain(text)}</th>' for text in shown.head)
     lines = []
     for first, *others in shown.body:
-        cells = "".join(f'<td dir="auto">{_cell(cell)}</td>' for cell in others)
-        lines.append(f'<tr><th scope="row">{_cell(first)}</th>{cells}</tr>')
+        cells = "".join(f'<td dir="auto">{_cell(cell).replace(", ", glue)}</td>' for cell in others)
+        # "instruction+bm25-4" is too wide for a phone in one piece.
+        name = _cell(first).replace("+", "+<wbr>")
+        lines.append(f'<tr><th scope="row">{name}</th>{cells}</tr>')
     return (
         f'<div class="scroll" role="region" tabindex="0" aria-label="{plain(label)}">'
         f'<table class="{kind}"><thead><tr>{head}</tr></thead>'
@@ -247,7 +253,7 @@ def _example(id_: str, run: Run, series: dict[str, Series]) -> str:
             answer = record.beam if name.endswith(BEAM) else record.prediction
             cells = [Cell(answer or "(empty)"), _alone(one, main), _alone(one, nll)]
         body.append([Cell(name), *cells])
-    shown = Table(["method", "answer", main, "nats per token of the gold"], body)
+    shown = Table(["method", "answer", main, nll], body)
     record = next(record for record in run.records if record.id == id_)
     return (
         f"<section><h3>Question {plain(id_)}: a user with {record.history:,} notes</h3><dl>"
@@ -274,7 +280,7 @@ def _folded(text: str) -> str:
     )
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m export.report",
@@ -286,7 +292,7 @@ def main() -> None:
     parser.add_argument("--against", help="method the others are set against (default: the run's)")
     parser.add_argument("--seed", type=int, default=0, help="of bootstrap and examples (default 0)")
     parser.add_argument("--examples", type=int, default=EXAMPLES, help="how many (default 8)")
-    args = parser.parse_args()
+    args = parser.parse_args(words)
     if args.examples < 0:
         parser.error(f"--examples must be 0 or more, not {args.examples}")
     try:

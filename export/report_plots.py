@@ -88,13 +88,14 @@ class Axis:
 
     def ticks(self) -> list[float]:
         """Round values inside, four to ten."""
-        step = 10 ** math.floor(math.log10((self.high - self.low) / 2))
-        for factor in (5, 2, 1):
-            first = math.ceil(self.low / (step * factor) - 1e-9)
-            last = math.floor(self.high / (step * factor) + 1e-9)
+        base = 10 ** math.floor(math.log10(self.high - self.low))
+        for factor in (5, 2, 1, 0.5, 0.2, 0.1):
+            step = base * factor
+            first = math.ceil(self.low / step - 1e-9)
+            last = math.floor(self.high / step + 1e-9)
             if last - first >= 3:
                 break
-        return [round(i * step * factor, 10) for i in range(first, last + 1)]
+        return [round(i * step, 10) for i in range(first, last + 1)]
 
 
 def axis_over(values: Sequence[float], start: float, end: float) -> Axis:
@@ -288,7 +289,7 @@ def scatter(found: Duel, focus: str, rival: str, metric: Metric, ends: Sequence[
     across = axis_over(ends, EDGE, SIDE - 8)
     up = axis_over(ends, SIDE - FOOT, 12)
     corner = f"M{across.start} {up.start}L{across.end} {up.end}"
-    parts = [f'<path class="grid" d="{corner}"/>']
+    parts = [f'<path class="axis diagonal" d="{corner}"/>']
     parts.append(f'<path class="axis" d="M{EDGE} {up.end}V{up.start}H{across.end}"/>')
     for tick in up.ticks():
         parts.append(f'<text x="{EDGE - 5}" y="{up.at(tick) + 4:.1f}" class="end">{tick:g}</text>')
