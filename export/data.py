@@ -1,45 +1,48 @@
-"""LaMP files to training and evaluation examples.
+"""LaMP files to questions, and answers to LaMP files.
 
-    from export.data import read_questions, leave_one_out
-    for question in read_questions("LaMP_6_style", "train"): ...
+    for question in open_questions(Path("dev_questions.json"), Path("dev_outputs.json.gz")): ...
+    for question in read_questions(Path("LaMP_6_style"), "train"): ...
+    write_predictions(Path("preds.json"), "LaMP_6", {"310": "fix leak"})
 
-A *question* is what a person was asked, what they wrote, and their earlier notes. Leave one out:
-any note that has both an input and an output can be asked for, with the rest as the history.
+A *question* is what a person was asked, what they wrote, and their earlier notes. One reader serves
+the official files (user-based: no ``user_id``, every question is its own user; time-based: records
+of the profile have a ``date``) and the shared ones, packed by gzip or not. Questions stream: memory
+holds the gold answers and the questions in hand, never the file.
 """
 
 from __future__ import annotations
 
-import gzip
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ppedge.history import Note, note_from_fields
+from export.json_files import DataError, elements, kind, read
+from export.tasks import Task, task_of
+from ppedge.errors import HistoryError
+from ppedge.history import Note, note_from_fields, parse_time
 
-# The official instruction of each open task, so that a note can be asked for like a question.
-INSTRUCTIONS = {
-    4: "Generate a headline for the following article: ",
-    5: "Generate a title for the following abstract of a paper: ",
-    6: "Generate a subject for the following commit message: ",
-    7: "Paraphrase the following text into tweet without any explanation before or after it: ",
-}
-
-REQUESTS = (
-    "Write a short post",
-    "Write a short note",
-    "Write a few sentences",
-    "Tell me",
-)
+_TASK = re.compile(r"LaMP_([1-7])(?!\d)")
+WINDOW = 64  # users whose histories `with_swaps` chooses from
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One thing asked of one person."""
+    """One thing asked of one person.
+
+    Attributes:
+        id: the file's.
+        user: who was asked; the question's id where the file names no users.
+        task: the LaMP task's number, 1 to 7.
+        input: the prompt.
+        output: the gold answer.
+        history: the person's earlier notes, in the file's order.
+    """
 
     id: str
     user: str
@@ -49,105 +52,282 @@ class Question:
     history: tuple[Note, ...]
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file, or the same with ``.gz`` behind its name."""
-    packed = path.with_name(path.name + ".gz")
-    if path.exists():
-        return json.loads(path.read_text(encoding="utf-8"))
-    if packed.exists():
-        with gzip.open(packed, "rt", encoding="utf-8") as file:
-            return json.load(file)
-    raise FileNotFoundError(f"neither {path} nor {packed.name} beside it exists")
+# --- questions --------------------------------------------------------------------------------
 
 
 def read_questions(folder: Path, split: str) -> Iterator[Question]:
     """Yield the questions of ``folder`` (``{split}_questions.json`` and ``_outputs.json``).
 
     Raises:
-        ValueError: a question has no gold output, or the task's name has no number.
+        DataError: as `open_questions`.
     """
-    outputs = read_json(folder / f"{split}_outputs.json")
-    found = re.search(r"LaMP_(\d)", outputs["task"])
-    if found is None:
-        raise ValueError(f"{folder}: the task '{outputs['task']}' is not named LaMP_N")
-    golds = {gold["id"]: gold["output"] for gold in outputs["golds"]}
-    for record in read_json(folder / f"{split}_questions.json"):
-        if record["id"] not in golds:
-            raise ValueError(f"{folder}: question {record['id']} has no gold output")
-        yield Question(
-            id=record["id"],
-            user=str(record.get("user_id", record["id"])),
-            task=int(found[1]),
-            input=record["input"],
-            output=golds[record["id"]],
-            history=tuple(note_from_fields(fields) for fields in record["profile"]),
-        )
+    return open_questions(folder / f"{split}_questions.json", folder / f"{split}_outputs.json")
 
 
-def neutralise(tweet: str) -> str:
-    """Strip a tweet of its author's manner, by the rule that made the task 7 questions."""
-    text = re.sub(r"https?://\S+", " ", tweet)
-    text = re.sub(r"^\s*(?:\.?@\w+\s+)+", "", text)
-    text = re.sub(r"#(\w+)", lambda m: re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", m[1]), text)
-    text = text.replace("@", "").lower()
-    text = re.sub(r"[^\w\s.'-]", " ", text)
-    return re.sub(r"\s+", " ", text).strip(" .")
-
-
-def opening(text: str, limit: int = 240) -> str:
-    """The first sentences of ``text``, as many as end within ``limit`` characters, at least one."""
-    ends = [found.end() for found in re.finditer(r"[.!?](?=\s|$)", text)]
-    fitting = [end for end in ends if end <= limit] or ends[:1] or [len(text)]
-    return text[: fitting[-1]]
-
-
-def writing_prompt(text: str, rng: np.random.Generator) -> str:
-    """Ask for ``text`` as a person would: by two to four of its longer words."""
-    words = list(dict.fromkeys(re.findall(r"[a-z]{4,}", neutralise(text))))
-    about = sorted(words, key=len, reverse=True)[: int(rng.integers(2, 5))]
-    request = REQUESTS[int(rng.integers(len(REQUESTS)))]
-    return f"{request} about {', '.join(word for word in words if word in about)}."
-
-
-def leave_one_out(
-    question: Question, index: int, *, general: bool, rng: np.random.Generator
-) -> Question | None:
-    """Ask for note ``index`` of a person's history, the others being the history.
+def open_questions(questions: Path, outputs: Path) -> Iterator[Question]:
+    """Yield the questions of one pair of files, in the file's order.
 
     Args:
-        question: whose history it is.
-        index: which note.
-        general: ask in a writing prompt's words for the person's running text (a commit's body,
-            an abstract, a tweet), not in the task's words for its title.
-        rng: draws the words of a writing prompt.
+        questions: a JSON array of ``{"id", "input", "profile"}`` and perhaps ``"user_id"``; packed
+            by gzip or not, whatever its name. ``NAME.gz`` is read where ``NAME`` is not there.
+        outputs: ``{"task": "LaMP_N...", "golds": [{"id", "output"}]}``, likewise.
 
-    Returns:
-        The question, or None where the note leaves nothing to ask from.
+    Yields:
+        One question a record. A profile record whose output is null or blank (a mail without a
+        subject) is no note, and is left out.
+
+    Raises:
+        DataError: (while iterating) a file cannot be read, or a record is not as above.
     """
-    notes = question.history
-    if general:
-        # What the person wrote at length is then the history too, each text by itself.
-        notes = tuple(Note(note.input or note.output) for note in notes)
-    note = notes[index]
-    if general:
-        answer = opening(note.output)
-        prompt = source = writing_prompt(answer, rng)
-    else:
-        answer = note.output
-        source = neutralise(note.output) if question.task == 7 else note.input
-        prompt = INSTRUCTIONS[question.task] + source
-    if not source or len(answer.split()) < 2:
-        return None
-    # A copy of the answer among the notes would teach copying, not writing.
-    rest = tuple(n for n in notes if n.output != note.output)
-    return Question(
-        id=f"{question.id}/{index}",
-        user=question.user,
-        task=question.task,
-        input=prompt,
-        output=answer,
-        history=rest,
+    whole = _outputs(outputs)
+    task, golds = _task(whole, outputs), _golds(whole, outputs)
+    seen: set[str] = set()
+    for number, record in elements(questions):
+        question = _question(record, task, golds, f"{questions}: question {number}", outputs)
+        if question.id in seen:
+            raise DataError(f"{questions}: question {number}: id {question.id!r} comes twice")
+        seen.add(question.id)
+        yield question
+
+
+def choose(questions: Path, outputs: Path, limit: int | None, seed: int) -> Iterator[Question]:
+    """Yield a seeded subset of at most ``limit`` questions, in the file's order.
+
+    The subset is spread over users: nobody has two questions in it before everybody has one. It
+    depends on ``seed``, ``limit`` and the file alone, and a larger limit keeps what a smaller one
+    chose. With a limit the file is read twice, the first time for its users.
+
+    Raises:
+        DataError: as `open_questions`; or ``limit`` is below 1.
+    """
+    if limit is None:
+        yield from open_questions(questions, outputs)
+        return
+    if limit < 1:
+        raise DataError(f"a limit of {limit} leaves no question; give 1 or more, or none at all")
+    places: dict[str, list[int]] = {}
+    for number, record in elements(questions):
+        places.setdefault(_user(record, f"{questions}: question {number}"), []).append(number)
+    chosen = set(_spread(list(places.values()), seed)[:limit])
+    for number, question in enumerate(open_questions(questions, outputs), start=1):
+        if number in chosen:
+            chosen.remove(number)
+            yield question
+        if not chosen:
+            return
+
+
+def _spread(places: Sequence[list[int]], seed: int) -> list[int]:
+    """All places in the order of choice: every user's first, then every user's second, ..."""
+    rng = np.random.default_rng(seed)
+    users = [rng.permutation(places[i]).tolist() for i in rng.permutation(len(places))]
+    rounds = max(map(len, users), default=0)
+    return [user[i] for i in range(rounds) for user in users if i < len(user)]
+
+
+def _question(
+    record: Any, task: Task, golds: Mapping[str, str], where: str, outputs: Path
+) -> Question:
+    user = _user(record, where)
+    id_ = _text(record, "id", where)
+    where = f"{where} (id {id_!r})"
+    if id_ not in golds:
+        raise DataError(f"{where} has no gold output in {outputs}")
+    profile = record.get("profile")
+    if not isinstance(profile, list):
+        raise DataError(f"{where}: field 'profile' is {kind(profile)}; a list of records is wanted")
+    notes = (
+        _note(fields, task, f"{where}, profile record {i}") for i, fields in enumerate(profile, 1)
     )
+    return Question(
+        id=id_,
+        user=user,
+        task=task.number,
+        input=_text(record, "input", where),
+        output=golds[id_],
+        history=tuple(note for note in notes if note is not None),
+    )
+
+
+def _user(record: Any, where: str) -> str:
+    """Who is asked: the field ``user_id``, else the question's id."""
+    if not isinstance(record, dict):
+        raise DataError(f"{where} is {kind(record)}, not an object with id, input and profile")
+    user = record.get("user_id")
+    if user is None:
+        return _text(record, "id", where)
+    if isinstance(user, bool) or not isinstance(user, str | int):
+        raise DataError(f"{where}: field 'user_id' is {kind(user)}; text or an integer is wanted")
+    return str(user)
+
+
+def _note(fields: Any, task: Task, where: str) -> Note | None:
+    """The note of a profile record, by the task's own fields; None where nothing was written."""
+    if not isinstance(fields, dict):
+        raise DataError(f"{where} is {kind(fields)}, not an object")
+    pair = next(((i, o) for i, o in task.note_fields if o in fields), None)
+    if pair is None or pair[0] not in {"", *fields}:
+        forms = " or ".join("{" + ", ".join(filter(None, form)) + "}" for form in task.note_fields)
+        found = ", ".join(fields) or "none"
+        raise DataError(f"{where} has the fields {found}; task {task.number} wants {forms}")
+    asked, written = pair
+    output = fields[written]
+    if output is None or (isinstance(output, str) and not output.strip()):
+        return None
+    known: dict[str, object] = {"output": output if written != "score" else _score(output)}
+    known["input"] = (fields[asked] or "") if asked else ""
+    try:
+        if fields.get("date") is not None:
+            known["time"] = _moment(fields["date"])
+        return note_from_fields(known | {"id": fields.get("id")})
+    except HistoryError as error:
+        # note_from_fields speaks of its own two fields; say the file's names.
+        said = str(error).replace('"input"', f"'{asked}'").replace('"output"', f"'{written}'")
+        raise DataError(f"{where}: {said}") from None
+
+
+def _score(score: object) -> object:
+    """A rating as text, should a file hold it as an integer."""
+    return str(score) if isinstance(score, int) and not isinstance(score, bool) else score
+
+
+def _moment(date: object) -> float:
+    """Unix seconds of a profile's ``date``: a year, year-month or year-month-day, joined by "-".
+
+    These are the forms that LaMP's own recency ranking reads. A number too large for a year is
+    Unix seconds; anything else must be ISO 8601.
+    """
+    parts = re.fullmatch(r"(\d{4})(?:-(\d{1,2}))?(?:-(\d{1,2}))?", str(date).strip())
+    if parts:
+        year, month, day = parts[1], int(parts[2] or 1), int(parts[3] or 1)
+        return parse_time(f"{year}-{month:02}-{day:02}", "date")
+    whole = isinstance(date, str) and re.fullmatch(r"\d{5,}", date.strip())
+    return parse_time(int(str(date)) if whole else date, "date")
+
+
+# --- gold answers and predictions -------------------------------------------------------------
+
+
+def task_name(outputs: Path) -> str:
+    """The name of the task in an outputs file, such as "LaMP_6" or "LaMP_6_style".
+
+    Raises:
+        DataError: the file cannot be read, or names no LaMP task.
+    """
+    return _name(_outputs(outputs), outputs)
+
+
+def read_golds(outputs: Path) -> dict[str, str]:
+    """The gold answers of an outputs file by question id, in the file's order.
+
+    Raises:
+        DataError: the file cannot be read, or an id or output is missing, no text, or twice there.
+    """
+    return _golds(_outputs(outputs), outputs)
+
+
+def write_predictions(path: Path, task_name: str, predictions: Mapping[str, str]) -> None:
+    """Write answers as LaMP's evaluation script reads them.
+
+    The script compares ids as sets, so it accepts the file only if every gold id has its answer.
+
+    Args:
+        path: a JSON file; replaced whole, or not at all.
+        task_name: as in the outputs file, such as "LaMP_6".
+        predictions: the answer to each question, by its id.
+    """
+    golds = [{"id": id_, "output": output} for id_, output in predictions.items()]
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps({"task": task_name, "golds": golds}) + "\n", encoding="ascii")
+    partial.replace(path)
+
+
+def _outputs(path: Path) -> dict[str, Any]:
+    """An outputs file; it is read whole, as golds come in any order and are small."""
+    value = read(path)
+    if not isinstance(value, dict):
+        raise DataError(f"{path} is {kind(value)}, not an object with task and golds")
+    return value
+
+
+def _name(whole: Mapping[str, Any], path: Path) -> str:
+    name = whole.get("task")
+    if not isinstance(name, str) or not _TASK.search(name):
+        raise DataError(f"{path}: field 'task' is {name!r}, not named LaMP_1 to LaMP_7")
+    return name
+
+
+def _task(whole: Mapping[str, Any], path: Path) -> Task:
+    [number] = _TASK.findall(_name(whole, path))[:1]
+    return task_of(int(number))
+
+
+def _golds(whole: Mapping[str, Any], path: Path) -> dict[str, str]:
+    found = whole.get("golds")
+    if not isinstance(found, list):
+        raise DataError(f"{path}: field 'golds' is {kind(found)}; a list is wanted")
+    golds: dict[str, str] = {}
+    for number, gold in enumerate(found, start=1):
+        where = f"{path}: gold {number}"
+        if not isinstance(gold, dict):
+            raise DataError(f"{where} is {kind(gold)}, not an object with id and output")
+        id_ = _text(gold, "id", where)
+        if id_ in golds:
+            raise DataError(f"{where}: id {id_!r} comes twice")
+        golds[id_] = _text(gold, "output", f"{where} (id {id_!r})")
+    return golds
+
+
+def _text(fields: Mapping[str, Any], field: str, where: str) -> str:
+    value = fields.get(field)
+    if not isinstance(value, str):
+        raise DataError(f"{where}: field '{field}' is {kind(value)}; text is wanted")
+    return value
+
+
+# --- other people's histories -----------------------------------------------------------------
+
+
+def with_swaps(
+    questions: Iterable[Question], seed: int
+) -> Iterator[tuple[Question, tuple[Note, ...]]]:
+    """Pair every question with the history of another user, chosen by ``seed``.
+
+    Args:
+        questions: of one task, in any order. They are read ahead by ``WINDOW``, and further only
+            until a second user comes; the choice is among the last ``WINDOW`` users read.
+        seed: the same questions and seed give the same pairs.
+
+    Yields:
+        (question, the other's history), in the order of ``questions``. Histories without a note
+        are given to nobody.
+
+    Raises:
+        DataError: only one user has notes.
+    """
+    rng = np.random.default_rng(seed)
+    donors: dict[str, tuple[Note, ...]] = {}  # of the last users read, the latest last
+    waiting: deque[Question] = deque()
+    ahead = iter(questions)
+    ended = False
+    while waiting or not ended:
+        while not ended and (len(waiting) < WINDOW or len(donors) < 2):
+            question = next(ahead, None)
+            if question is None:
+                ended = True
+                break
+            waiting.append(question)
+            if question.history:
+                donors.pop(question.user, None)
+                donors[question.user] = question.history
+                if len(donors) > WINDOW:
+                    del donors[next(iter(donors))]
+        if waiting:
+            question = waiting.popleft()
+            others = [history for user, history in donors.items() if user != question.user]
+            if not others:
+                raise DataError(f"no user but {question.user} has notes: nobody to swap with")
+            yield question, others[int(rng.integers(len(others)))]
 
 
 def swap_histories(questions: Sequence[Question], seed: int) -> list[tuple[Note, ...]]:

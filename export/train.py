@@ -24,7 +24,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from export.data import Question, leave_one_out, read_questions, swap_histories
+from export.data import Question, read_questions, swap_histories
+from export.examples import leave_one_out
 from export.features import Features, byte_rows
 from export.frozen import FrozenLLM
 from export.minilm import find_minilm

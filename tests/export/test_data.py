@@ -4,16 +4,8 @@ import json
 import numpy as np
 import pytest
 
-from export.data import (
-    REQUESTS,
-    Question,
-    leave_one_out,
-    neutralise,
-    opening,
-    read_questions,
-    swap_histories,
-    writing_prompt,
-)
+from export.data import DataError, Question, read_questions, swap_histories
+from export.examples import REQUESTS, leave_one_out, neutralise, opening, writing_prompt
 from ppedge.history import Note
 
 PROFILES = {
@@ -64,12 +56,12 @@ def test_every_task_s_profile_becomes_notes(tmp_path, task, packed):
 def test_a_question_without_gold_is_an_error(tmp_path):
     (tmp_path / "dev_questions.json").write_text('[{"id": "1", "input": "a", "profile": []}]')
     (tmp_path / "dev_outputs.json").write_text('{"task": "LaMP_6", "golds": []}')
-    with pytest.raises(ValueError, match="question 1 has no gold output"):
+    with pytest.raises(DataError, match=r"question 1 \(id '1'\) has no gold output"):
         list(read_questions(tmp_path, "dev"))
 
 
 def test_a_missing_file_names_both_forms_of_it(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"dev_outputs\.json nor dev_outputs\.json\.gz"):
+    with pytest.raises(DataError, match=r"dev_outputs\.json nor dev_outputs\.json\.gz"):
         list(read_questions(tmp_path, "dev"))
 
 
