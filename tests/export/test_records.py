@@ -146,7 +146,7 @@ def test_a_journal_takes_a_question_and_method_once(tmp_path):
 
 def test_a_journal_cut_at_any_byte_keeps_its_whole_lines(tmp_path):
     out = tmp_path / "out.json"
-    records = [replace(RECORD, id=f"q{i}") for i in range(3)]
+    records = [replace(RECORD, id=f"q{i}") for i in range(2)]
     with Journal(out, SETTINGS) as journal:
         for record in records:
             journal.add(record)
