@@ -1,0 +1,287 @@
+"""The methods that an evaluation compares: which prompt and which soft tokens each one makes.
+
+    method = parse_method("instruction+bm25-4")
+    bench = Bench(llm, plug, instruction=np.load("instruction.npy"), seed=0)
+    bench.warm(method, asked)                  # what a person's machine has stored beforehand
+    composed = bench.compose(method, asked)    # timed: retrieval, encoding, pooling, projection
+    llm.score(composed.segments, ...)
+
+Every method but ``lora`` ends as segments for one and the same ``LLM``, in the plug's template.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.baselines import BUDGET, Dense, prompt_with_notes, rank_bm25, rank_recency
+from export.data import Question
+from export.persona_methods import ABLATIONS, NoteVectors, shuffled, soft_tokens
+from export.tasks import task_of
+from ppedge.history import Note
+from ppedge.llm import LLM
+from ppedge.plug import Plug
+from ppedge.prompt import Segment, render
+
+if TYPE_CHECKING:
+    from export.tuned_methods import TunedUser
+
+TUNED = ("usertuned", "instruction+usertuned", "lora")  # costly: for a sample of users
+_PERSONAS = ("persona", "swapped", "shuffled", *ABLATIONS)
+_PLAIN = ("none", "instruction", *_PERSONAS, *TUNED)
+_RETRIEVAL = re.compile(r"(?:(instruction|persona)\+)?(recency|bm25|dense)-([1-9]\d{0,5})")
+KNOWN = (
+    *_PLAIN,
+    *(f"{soft}{ranker}-K" for soft in ("", "instruction+", "persona+")
+      for ranker in ("recency", "bm25", "dense")),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Method:
+    """One method.
+
+    Attributes:
+        name: as given on the command line.
+        soft: what its soft tokens say, "" where it has none: "instruction", or one of "persona",
+            "swapped", "shuffled", "usertuned", ... by name.
+        ranker: "recency", "bm25" or "dense" where history items stand in the prompt, else "".
+        k: how many of them.
+    """
+
+    name: str
+    soft: str = ""
+    ranker: str = ""
+    k: int = 0
+
+    @property
+    def needs_instruction(self) -> bool:
+        """Whether it needs the trained soft instruction."""
+        return self.soft.startswith("instruction")
+
+    @property
+    def tuned(self) -> bool:
+        """Whether it trains something for each user, and so answers for a sample of them."""
+        return self.name in TUNED
+
+
+def parse_method(name: str) -> Method:
+    """The method of that name.
+
+    Raises:
+        ValueError: there is none; lists those that there are.
+    """
+    if name in ("none", "lora"):
+        return Method(name)
+    if name in _PLAIN:
+        return Method(name, soft=name)
+    if found := _RETRIEVAL.fullmatch(name):
+        return Method(name, soft=found[1] or "", ranker=found[2], k=int(found[3]))
+    raise ValueError(f"no method '{name}' (K is a number of notes); known: {', '.join(KNOWN)}")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question, and the history that the swapped control puts in place of its own.
+
+    Attributes:
+        question: what is asked, by whom, with their history.
+        swap: another user's history; empty where nobody swaps.
+    """
+
+    question: Question
+    swap: tuple[Note, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Composed:
+    """What a method gives the model.
+
+    Attributes:
+        segments: for `LLM`.
+        shortened: whether the prompt had to lose history items or words to fit the context.
+    """
+
+    segments: list[Segment]
+    shortened: bool
+
+
+class Bench:
+    """The model, the plug and what the methods keep between questions.
+
+    Args:
+        llm: answers.
+        plug: made for it.
+        instruction: trained soft instruction, float32 [n, n_embd], for the methods that use it.
+        tuned: tunes soft tokens to a user, for the methods that use it.
+        seed: of what is shuffled.
+    """
+
+    def __init__(
+        self,
+        llm: LLM,
+        plug: Plug,
+        *,
+        instruction: NDArray[np.float32] | None = None,
+        tuned: TunedUser | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.llm, self.plug = llm, plug
+        self._instruction = instruction
+        self._tuned = tuned
+        self._seed = seed
+        self._vectors = NoteVectors(plug)
+        self._dense: Dense | None = None
+
+    def history(self, method: Method, asked: Asked) -> tuple[Note, ...]:
+        """The history that goes into the method's persona."""
+        question = asked.question
+        if method.soft == "swapped":
+            return asked.swap
+        if method.soft == "shuffled":
+            return shuffled(question.history, question.user, self._seed)
+        return question.history
+
+    def warm(self, method: Method, asked: Asked) -> None:
+        """Make ready what a person's machine has stored: vectors, an index, tuned soft tokens.
+
+        Raises:
+            PlugError: the plug's graph fails.
+            ValueError: the user has nothing to tune to.
+        """
+        if method.soft in _PERSONAS:
+            self._vectors.rows(self.history(method, asked))
+        elif method.tuned and self._tuned:
+            self._tuned.soft(method.name, asked.question)
+        if method.ranker == "bm25":
+            rank_bm25(asked.question, 1)
+        elif method.ranker == "dense":
+            self._dense = self._dense or Dense()
+            self._dense.warm(asked.question)
+
+    def compose(self, method: Method, asked: Asked) -> Composed:
+        """Retrieve, encode, pool and project; what the model is then given.
+
+        A prompt that does not fit the context loses words of its history items and then the
+        items, the worst match or the oldest first; and at last words of its own, from the end.
+
+        Args:
+            method: any but "lora".
+            asked: the question.
+
+        Raises:
+            PlugError: the plug's graphs fail.
+            ValueError: the question cannot hold history items, or the user has nothing to tune
+                to.
+        """
+        prompt, shortened = self._prompt(method, asked)
+        soft = self._soft(method, asked)
+        return Composed(render(self.plug.manifest.template, prompt, soft), shortened)
+
+    def shortens(self, method: Method, asked: Asked) -> bool:
+        """Whether `compose` would have to shorten the prompt; nothing is tuned to find out."""
+        return self._prompt(method, asked)[1]
+
+    # --- soft tokens ---------------------------------------------------------------------------
+
+    def _soft(self, method: Method, asked: Asked) -> NDArray[np.float32] | None:
+        if not method.soft:
+            return None
+        if method.soft == "instruction":
+            return self._instruction
+        if method.tuned:
+            assert self._tuned is not None  # The command makes one for these methods.
+            return self._tuned.soft(method.name, asked.question)
+        rows = self._vectors.rows(self.history(method, asked))
+        ablation = method.soft if method.soft in ABLATIONS else ""
+        return soft_tokens(self.plug, asked.question.input, rows, ablation)
+
+    def _n_soft(self, method: Method) -> int:
+        """How many soft tokens the method has."""
+        projector = self.plug.manifest.projector
+        if not method.soft:
+            return 0
+        if method.needs_instruction:
+            assert self._instruction is not None  # The command asks for it.
+            return len(self._instruction)
+        if method.soft == "persona-noinstruction":
+            return projector.n_soft - projector.n_instruction
+        return projector.n_soft
+
+    # --- the prompt ----------------------------------------------------------------------------
+
+    def _ranked(self, method: Method, asked: Asked) -> list[Note]:
+        """The notes for the prompt, best first."""
+        question = asked.question
+        match method.ranker:
+            case "recency":
+                return rank_recency(question, method.k)
+            case "bm25":
+                return rank_bm25(question, method.k)
+            case "dense":
+                self._dense = self._dense or Dense()
+                return self._dense.rank(question, method.k)
+        return []
+
+    def _room(self, question: Question) -> int:
+        """Positions that a prompt may take so that every answer fits the context behind it."""
+        task = task_of(question.task)
+        answers = (question.output, *task.options(question.input))
+        # The token that ends an answer is scored too.
+        longest = 1 + max(len(self.llm.tokenize(answer)) for answer in answers)
+        return self.llm.n_ctx - max(longest, task.max_tokens)
+
+    def _size(self, prompt: str) -> int:
+        """Positions of a prompt in the plug's template, soft tokens not counted."""
+        return len(self.llm.tokens(render(self.plug.manifest.template, prompt, None)))
+
+    def _prompt(self, method: Method, asked: Asked) -> tuple[str, bool]:
+        """The prompt, its notes and words cut to what fits; and whether they had to be."""
+        question, notes = asked.question, self._ranked(method, asked)
+        room = self._room(question) - self._n_soft(method)
+        prompt = self._with_notes(question, notes, BUDGET)
+        excess = self._size(prompt) - room
+        if excess <= 0:
+            return prompt, False
+        # What items may take shrinks by what is over, until all fits or no item is left.
+        budget = self._size(prompt) - self._size(question.input)
+        while excess > 0 and prompt != question.input:
+            budget -= excess
+            prompt = self._with_notes(question, notes, max(0, budget))
+            excess = self._size(prompt) - room
+        return (self._cut(prompt, room) if excess > 0 else prompt), True
+
+    def _with_notes(self, question: Question, notes: Sequence[Note], budget: int) -> str:
+        if not notes:
+            return question.input
+        return prompt_with_notes(
+            question, notes, count=lambda text: len(self.llm.tokenize(text)), budget=budget
+        )
+
+    def _cut(self, prompt: str, room: int) -> str:
+        """As many of the prompt's words as fit ``room`` positions."""
+        ends = [found.end() for found in re.finditer(r"\S+", prompt)]
+        fitting = bisect_right(ends, room, key=lambda end: self._size(prompt[:end]))
+        return prompt[: ends[fitting - 1]] if fitting else ""
+
+
+def checked_instruction(rows: NDArray[np.float32], n_embd: int, where: str) -> NDArray[np.float32]:
+    """Refuse soft instructions that do not fit the model.
+
+    Raises:
+        ValueError: one line that says how.
+    """
+    if rows.dtype != np.float32 or rows.ndim != 2 or not len(rows) or rows.shape[1] != n_embd:
+        raise ValueError(
+            f"{where}: a soft instruction for this model is float32 [n, {n_embd}], not "
+            f"{rows.dtype} {list(rows.shape)}"
+        )
+    if not np.isfinite(rows).all():
+        raise ValueError(f"{where}: holds a number that is not finite")
+    return rows
