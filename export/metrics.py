@@ -109,7 +109,7 @@ def _macro_f1(labels: tuple[str, ...]) -> Metric:
                 row[1, place[prediction]] = 1
             if gold in place:
                 row[2, place[gold]] = 1
-        return counts.reshape(len(golds), -1)
+        return counts.reshape(len(golds), 3 * len(labels))
 
     def value(sums: Sums) -> Sums:
         counts = sums.reshape(*sums.shape[:-1], 3, len(labels))
