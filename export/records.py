@@ -247,9 +247,9 @@ class Journal:
         whole = text[: text.rfind(b"\n") + 1]
         if whole:
             self._resume(whole, settings)
-        # Append mode, so that a second writer could garble the order but never the lines before.
         self._file = self.path.open("ab")
-        self._file.truncate(len(whole))
+        if len(whole) < len(text):
+            self._file.truncate(len(whole))
         if not whole:
             self._write({"settings": dict(settings)})
 
@@ -266,10 +266,9 @@ class Journal:
         for number, line in enumerate(rest, 2):
             where = f"{self.path}, line {number}"
             record = _record(self._parse(line, number), where)
-            try:
+            # Two processes at once may have answered the same; either answer is as good.
+            if (record.id, record.method) not in self._done:
                 self._keep(record)
-            except ValueError as error:
-                raise ValueError(f"{where}: {error}; {self._way_out}") from None
 
     def _parse(self, line: bytes, number: int) -> object:
         try:
@@ -288,8 +287,6 @@ class Journal:
         self._file.flush()
 
     def _keep(self, record: Record) -> None:
-        if (record.id, record.method) in self._done:
-            raise ValueError(f"question '{record.id}' has two records of method '{record.method}'")
         self._done.add((record.id, record.method))
         self.records.append(record)
 
@@ -304,8 +301,10 @@ class Journal:
             OSError: the disk did not take it.
             ValueError: this question and method have a record.
         """
-        self._keep(record)
+        if (record.id, record.method) in self._done:
+            raise ValueError(f"question '{record.id}' has two records of method '{record.method}'")
         self._write(asdict(record))
+        self._keep(record)
 
     def close(self) -> None:
         """Close the file, which stays."""

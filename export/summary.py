@@ -300,8 +300,8 @@ def notes(rows: Sequence[Row]) -> list[str]:
     if rivals:
         said.append(
             "vs: the row's method less that one, paired over the same users and questions. Bold: "
-            "zero lies outside the interval. Each interval stands by itself: of twenty that hide no "
-            "difference, one is expected to leave zero out."
+            "zero lies outside the interval. Each interval stands by itself: where there is no "
+            "difference at all, one in twenty leaves zero out by chance."
         )
     fewest = min(row.shared_users if row.differences else row.users for row in rows)
     if fewest < FEW_USERS:

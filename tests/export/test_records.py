@@ -84,7 +84,7 @@ def test_a_damaged_run_is_refused_in_one_line(tmp_path, change, message):
 def test_a_file_that_is_no_run_is_refused(tmp_path, text):
     path = tmp_path / "out.json"
     path.write_bytes(text.encode("utf-8", "surrogateescape"))
-    with pytest.raises(ValueError, match="not JSON|not a run"):
+    with pytest.raises(ValueError, match=r"not JSON|not a run"):
         Run.load(path)
 
 
@@ -142,6 +142,17 @@ def test_a_journal_takes_a_question_and_method_once(tmp_path):
         with pytest.raises(ValueError, match="question 'q1' has two records"):
             journal.add(RECORD)
         assert journal.records == [RECORD]
+
+
+def test_two_processes_at_once_leave_a_journal_that_goes_on(tmp_path):
+    out = tmp_path / "out.json"
+    other = replace(RECORD, id="q2")
+    with Journal(out, SETTINGS) as one, Journal(out, SETTINGS) as two:
+        one.add(RECORD)
+        two.add(replace(RECORD, first_s=9.0))
+        two.add(other)
+    with Journal(out, SETTINGS) as journal:
+        assert journal.records == [RECORD, other]
 
 
 def test_a_journal_cut_at_any_byte_keeps_its_whole_lines(tmp_path):
