@@ -5,6 +5,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ppedge.beam import Beam
     from ppedge.errors import HistoryError, ModelError, PlugError, PpedgeError, StoreError
     from ppedge.history import Note, read_notes
     from ppedge.llm import LLM
@@ -21,6 +22,7 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 __all__ = [
     "LLM",
     "Answer",
+    "Beam",
     "Conditioning",
     "HistoryError",
     "ModelError",
@@ -37,6 +39,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "beam": ("Beam",),
     "errors": ("HistoryError", "ModelError", "PlugError", "PpedgeError", "StoreError"),
     "history": ("Note", "read_notes"),
     "llm": ("LLM",),

@@ -7,6 +7,7 @@ the decoder. ``settle`` moves from what is held to what is wanted, keeping the c
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,7 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppedge import _llama
+from ppedge._branches import Branches
 from ppedge._ggml import Cancel
+from ppedge._session import Aborted, Session
 from ppedge.errors import ModelError
 from ppedge.gguf import Gguf
 
@@ -53,6 +56,7 @@ class Context:
 
     def __init__(self, model: _llama.Model, gguf: Gguf) -> None:
         self._model = model
+        self._session = model.session
         self._gguf = gguf
         self._encoded: list[Row] = []
         self._held: list[Row] = []
@@ -74,9 +78,9 @@ class Context:
             ModelError: llama.cpp failed, or the model is closed.
         """
         self._model.ensure_open()
-        self._model.watch(cancel)
+        self._session.watch(cancel)
         if cancel.is_set():
-            raise _llama.Aborted
+            raise Aborted
         if prompt.encoder != self._encoded:
             self._encode(prompt.encoder)
         if self._fresh and prompt.decoder == self._held:
@@ -85,9 +89,15 @@ class Context:
         self._truncate(keep)
         self._decode(prompt.decoder[len(self._held) :])
 
+    def forget(self) -> None:
+        """Hold nothing."""
+        self._model.ensure_open()
+        self._session.clear()
+        self._held, self._encoded, self._fresh = [], [], False
+
     def logits(self) -> NDArray[np.float32]:
         """Return a copy of the logits after the settled prompt, float32 [n_vocab]."""
-        return self._model.logits().copy()
+        return self._session.logits().copy()
 
     def logprobs(self, prompt: Prompt, options: Sequence[Sequence[int]]) -> list[float]:
         """Return the log-probability of each option's tokens after ``prompt``, summed."""
@@ -104,11 +114,60 @@ class Context:
         if len(self._held) < len(prompt.decoder):
             self.settle(prompt, Cancel())
         total, targets = 0.0, iter(ids[1:])
-        for chunk in _chunks(ids[:-1], self._model.n_batch):
+        for chunk in _chunks(ids[:-1], self._session.n_batch):
             self._decode(chunk, outputs=len(chunk))
             for back, target in zip(reversed(range(len(chunk))), targets, strict=False):
-                total += _logprob(self._model.logits(back), target)
+                total += _logprob(self._session.logits(back), target)
         return total
+
+    @contextmanager
+    def branches(
+        self, prompt: Prompt, width: int, length: int, cancel: Cancel
+    ) -> Iterator[Branches]:
+        """Go on from ``prompt`` in up to ``width`` ways, each of up to ``length`` tokens.
+
+        They live in a session of their own, made for them and freed at the end: what this context
+        holds is the prompt before and after, in the same cells, and a context that is never
+        branched pays for no second sequence.
+
+        Raises:
+            Aborted: ``cancel`` was set before the prompt was read.
+            ModelError: llama.cpp failed, for one because there is not the memory.
+        """
+        # The last token of a branch is only looked up, never decoded.
+        cells = self._branch_room(len(prompt.decoder) + width * (length - 1))
+        at, n_read = len(prompt.decoder), len(prompt.encoder)
+        if not n_read:
+            self.settle(prompt, cancel)
+        session = Session(
+            self._model, n_ctx=max(cells, n_read), n_batch=max(width, n_read), sequences=width
+        )
+        with closing(session):
+            session.watch(cancel)
+            if n_read:
+                # What an encoder made of its input cannot be copied from session to session.
+                session.encode_rows(self._vectors(prompt.encoder))
+                session.decode_tokens([self._model.decoder_start], 0, 1)
+                yield Branches(session, at, width, session.logits().copy())
+            else:
+                session.take(self._session)
+                yield Branches(session, at, width, self.logits())
+
+    def _branch_room(self, cells: int) -> int:
+        """Return how large to make the session of branches that need ``cells``."""
+        if not any(name.endswith("rope_factors_long.weight") for name in self._gguf.tensors):
+            return cells
+        # Such a model turns its positions by other factors in a session beyond the length that
+        # it was first trained for, and what is copied must have been turned like what follows.
+        architecture, n_ctx = self._gguf.architecture, self._session.n_ctx
+        first = self._gguf.get(f"{architecture}.rope.scaling.original_context_length", 0)
+        if n_ctx <= first < cells:
+            raise ModelError(
+                f"these beams take {cells} positions together, and a context of {n_ctx} can be "
+                f"branched into {first} with this model; use fewer or shorter beams, or ask for a "
+                f"context above {first} (--context, n_ctx)"
+            )
+        return max(cells, n_ctx)
 
     # --- moving --------------------------------------------------------------------------------
 
@@ -119,25 +178,32 @@ class Context:
 
     def _rewind(self, keep: int) -> None:
         self._fresh = False
-        del self._held[self._model.truncate(keep) :]
+        del self._held[self._session.truncate(keep) :]
 
     def _encode(self, rows: list[Row]) -> None:
         self._held, self._encoded, self._fresh = [], [], False
-        # An encoder attends both ways, so text too goes in as vectors: one batch for all.
+        self._session.encode_rows(self._vectors(rows))
+        self._encoded = rows
+
+    def _vectors(self, rows: Sequence[Row]) -> NDArray[np.float32]:
+        """Return ``rows`` as an encoder reads them, float32 [rows, n_embd].
+
+        It attends both ways, so text too goes in as vectors: one batch for all.
+        """
         ids = [row for row in rows if isinstance(row, int)]
         looked_up = iter(self._gguf.embedding_rows(ids) * np.float32(self.scale))
-        vectors = [
-            next(looked_up) if isinstance(row, int) else np.frombuffer(row, np.float32)
-            for row in rows
-        ]
-        self._model.encode_rows(np.stack(vectors))
-        self._encoded = rows
+        return np.stack(
+            [
+                next(looked_up) if isinstance(row, int) else np.frombuffer(row, np.float32)
+                for row in rows
+            ]
+        )
 
     def _decode(self, rows: Sequence[Row], outputs: int = 1) -> None:
         """Append ``rows``; the last ``outputs`` of their last chunk get logits."""
         end = len(self._held) + len(rows)
         self._fresh = False
-        for chunk in _chunks(rows, self._model.n_batch):
+        for chunk in _chunks(rows, self._session.n_batch):
             at = len(self._held)
             try:
                 self._submit(chunk, at, outputs if at + len(chunk) == end else 0)
@@ -152,10 +218,10 @@ class Context:
         vectors = [row for row in chunk if isinstance(row, bytes)]
         if vectors:
             rows = np.frombuffer(b"".join(vectors), np.float32)
-            self._model.decode_rows(rows.reshape(len(vectors), -1), at, outputs)
+            self._session.decode_rows(rows.reshape(len(vectors), -1), at, outputs)
         else:
             ids = [row for row in chunk if isinstance(row, int)]
-            self._model.decode_tokens(ids, at, outputs)
+            self._session.decode_tokens(ids, at, outputs)
 
     # --- the scale at which rows go in ---------------------------------------------------------
 
@@ -172,7 +238,7 @@ class Context:
         for scale in (np.float32(1), np.sqrt(np.float32(row.shape[1]))):
             found = self._probe(row * scale)
             if float(np.abs(found - wanted).max()) <= tolerance:
-                self._model.clear()
+                self._session.clear()
                 return float(scale)
         raise ModelError(
             f"{self._gguf.path}: models of architecture {self._gguf.architecture!r} cannot take "
@@ -189,19 +255,19 @@ class Context:
 
     def _probe(self, one: int | NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the logits after a single token, given as itself or as a row [1, n_embd]."""
-        model = self._model
-        model.clear()
+        model, session = self._model, self._session
+        session.clear()
         if not model.has_encoder:
             if isinstance(one, int):
-                model.decode_tokens([one], 0, 1)
+                session.decode_tokens([one], 0, 1)
             else:
-                model.decode_rows(one, 0, 1)
+                session.decode_rows(one, 0, 1)
         else:
             if isinstance(one, int):
-                model.encode_tokens([one])
+                session.encode_tokens([one])
             else:
-                model.encode_rows(one)
-            model.decode_tokens([model.decoder_start], 0, 1)
+                session.encode_rows(one)
+            session.decode_tokens([model.decoder_start], 0, 1)
         return self.logits()
 
 

@@ -1,8 +1,7 @@
-"""Every call into llama.cpp; the rest of ppedge never sees a pointer (``_ggml.py`` has ggml's).
+"""A loaded model and its vocabulary, and the sampler.
 
-llama.cpp aborts the process on some misuse, so each wrapper checks what it passes on, and turns
-a failure into a ModelError that carries llama.cpp's own words.
-Return codes and batch rules: llama.cpp's ``include/llama.h``.
+Here, in ``_session.py`` (contexts) and in ``_ggml.py`` is every call into llama.cpp; the rest of
+ppedge never sees a pointer.
 """
 
 from __future__ import annotations
@@ -13,35 +12,29 @@ import os
 import threading
 import weakref
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ppedge._ggml import C, Cancel, abort_when_set, because, log
+from ppedge._ggml import C, Cancel, because, log
+from ppedge._session import Session
 from ppedge.errors import ModelError
 
-# llama_model_rope_type() values whose embedding rows carry four positions each.
-_MULTI_ROPE: Final = (8, 40)
-_NO_ROOM: Final = 1
-_ABORTED: Final = 2
-_POOLING_NONE: Final = 0
 _PENALTY_WINDOW: Final = 64
 _EXIT_WAIT_SECONDS: Final = 2.0
 
 
-class Aborted(Exception):
-    """A decode ended early because its Cancel was set."""
-
-
 class Model:
-    """A loaded model with one context.
+    """A loaded model with a session, which is there as long as the model is.
 
     Attributes:
-        lock: to be held by whoever uses the context or closes the model.
+        lock: to be held by whoever uses a session or closes the model.
+        session: what all calls but a beam search decode in.
+        cancel: ends the decode in progress.
         n_vocab, n_embd: sizes of the token embedding matrix.
-        n_ctx: positions that fit; n_batch: positions that one call takes.
+        row_width: numbers in a row of embedding input.
         has_encoder: whether prompts go to an encoder.
         decoder_start: the token that the decoder behind an encoder begins with.
 
@@ -56,75 +49,58 @@ class Model:
         ModelError: llama.cpp refused the file or the context.
     """
 
-    _context: Any = None
+    session: Session
+    pointer: Any = None
 
     def __init__(
         self, path: Path, *, n_ctx: int, n_batch: int, n_threads: int, verbose: bool
     ) -> None:
         self.lock = threading.RLock()
-        self._path = path
-        self._model: Any = None
-        self._cancel = Cancel()
+        self.path = path
+        self.n_threads = n_threads
+        self.cancel = Cancel()
         self._loud = int(verbose)
         log.loud += self._loud
         log.install()
         _live.add(self)
         try:
             self._load()
-            self._make_context(n_ctx, n_batch, n_threads)
+            self.session = self._open_session(n_ctx, n_batch)
         except BaseException:
             self.close()
             raise
 
     def _load(self) -> None:
         with log.complaints() as lines:
-            self._model = C.llama_model_load_from_file(os.fsencode(self._path), _model_params())
-        if not self._model:
-            raise ModelError(f"{self._path}: llama.cpp cannot load this model{because(lines)}")
-        self._vocab = C.llama_model_get_vocab(self._model)
+            self.pointer = C.llama_model_load_from_file(os.fsencode(self.path), _model_params())
+        if not self.pointer:
+            raise ModelError(f"{self.path}: llama.cpp cannot load this model{because(lines)}")
+        self._vocab = C.llama_model_get_vocab(self.pointer)
         self.n_vocab = int(C.llama_vocab_n_tokens(self._vocab))
-        self.n_embd = int(C.llama_model_n_embd(self._model))
+        self.n_embd = int(C.llama_model_n_embd(self.pointer))
         wide = getattr(C, "llama_model_n_embd_inp", C.llama_model_n_embd)
-        self._row_width = int(wide(self._model))
-        self.has_encoder = bool(C.llama_model_has_encoder(self._model))
-        self._row_positions = 4 if C.llama_model_rope_type(self._model) in _MULTI_ROPE else 1
-        start = int(C.llama_model_decoder_start_token(self._model))
+        self.row_width = int(wide(self.pointer))
+        self.has_encoder = bool(C.llama_model_has_encoder(self.pointer))
+        start = int(C.llama_model_decoder_start_token(self.pointer))
         self.decoder_start = start if start >= 0 else max(0, int(C.llama_vocab_bos(self._vocab)))
         diffuses = getattr(C, "llama_model_is_diffusion", None)
-        if not C.llama_model_has_decoder(self._model) or (diffuses and diffuses(self._model)):
-            raise ModelError(f"{self._path}: this model does not write text token by token")
+        if not C.llama_model_has_decoder(self.pointer) or (diffuses and diffuses(self.pointer)):
+            raise ModelError(f"{self.path}: this model does not write text token by token")
 
-    def _make_context(self, n_ctx: int, n_batch: int, n_threads: int) -> None:
-        trained = int(C.llama_model_n_ctx_train(self._model))
+    def _open_session(self, n_ctx: int, n_batch: int) -> Session:
+        trained = int(C.llama_model_n_ctx_train(self.pointer))
         n_ctx = min(n_ctx, trained) if trained > 0 else n_ctx
         # An encoder attends both ways, so it must see its whole input at once.
         n_batch = n_ctx if self.has_encoder else min(n_batch, n_ctx)
-        params = C.llama_context_default_params()
-        params.n_ctx, params.n_batch, params.n_ubatch = n_ctx, n_batch, n_batch
-        params.n_threads = params.n_threads_batch = n_threads
-        params.no_perf = True
-        # With a pruned window, the kept beginning of an earlier prompt could not be trusted.
-        params.swa_full = True
-        with log.complaints() as lines:
-            self._context = C.llama_init_from_model(self._model, params)
-        if not self._context:
-            raise ModelError(
-                f"{self._path}: llama.cpp cannot make a context of {n_ctx} positions"
-                + because(lines)
-            )
-        if C.llama_pooling_type(self._context) > _POOLING_NONE:
-            raise ModelError(f"{self._path}: this model embeds text; it cannot write any")
-        self.n_ctx = min(n_ctx, int(C.llama_n_ctx(self._context)))
-        self.n_batch = min(n_batch, int(C.llama_n_batch(self._context)))
-        self._memory = C.llama_get_memory(self._context)
+        return Session(self, n_ctx=n_ctx, n_batch=n_batch)
 
     def close(self) -> None:
         """Free the model; safe to call twice."""
-        if self._context:
-            C.llama_free(self._context)
-        if self._model:
-            C.llama_model_free(self._model)
-        self._context = self._model = None
+        if "session" in vars(self):
+            self.session.close()
+        if self.pointer:
+            C.llama_model_free(self.pointer)
+        self.pointer = None
         log.loud -= self._loud
         self._loud = 0
 
@@ -135,16 +111,16 @@ class Model:
     @property
     def closed(self) -> bool:
         """Whether ``close`` was called."""
-        return self._context is None
+        return self.pointer is None
 
     def ensure_open(self) -> None:
         """Raise a ModelError if ``close`` was called."""
         if self.closed:
-            raise ModelError(f"{self._path}: this model has been closed")
+            raise ModelError(f"{self.path}: this model has been closed")
 
     def stop(self) -> None:
         """End a decode that runs on another thread."""
-        self._cancel.set()
+        self.cancel.set()
 
     # --- vocabulary ---------------------------------------------------------------------------
 
@@ -181,6 +157,17 @@ class Model:
         """Whether ``token`` ends a generation."""
         return bool(C.llama_vocab_is_eog(self._vocab, token))
 
+    @cached_property
+    def ends(self) -> frozenset[int]:
+        """Every token that ends a generation."""
+        return frozenset(filter(self.is_end, range(self.n_vocab)))
+
+    @property
+    def end(self) -> int | None:
+        """EOS, or what llama.cpp takes for the end of a turn where there is none."""
+        found = (int(token(self._vocab)) for token in (C.llama_vocab_eos, C.llama_vocab_eot))
+        return next((token for token in found if token >= 0), None)
+
     def frame(self, ids: Sequence[int]) -> tuple[list[int], list[int]]:
         """Return the tokens that the model's metadata asks for before and after a prompt.
 
@@ -193,108 +180,6 @@ class Model:
         wants_eos = self.has_encoder and eos >= 0 and C.llama_vocab_get_add_eos(self._vocab)
         before = [bos] if wants_bos and list(ids[:1]) != [bos] else []
         return before, [eos] if wants_eos and list(ids[-1:]) != [eos] else []
-
-    # --- decoding -----------------------------------------------------------------------------
-
-    def watch(self, cancel: Cancel) -> None:
-        """Let ``cancel`` abort the decodes that follow, until another takes its place."""
-        self._cancel = cancel
-        C.llama_set_abort_callback(self._context, abort_when_set, cancel.address)
-
-    def decode_tokens(self, ids: Sequence[int], at: int, outputs: int) -> None:
-        """Decode 1..n_batch tokens at positions ``at``...; logits for the last ``outputs``."""
-        self._submit_tokens(C.llama_decode, ids, at, outputs)
-
-    def decode_rows(self, rows: NDArray[np.float32], at: int, outputs: int) -> None:
-        """Decode float32 [1..n_batch, n_embd] input rows, scaled for this architecture."""
-        self._submit_rows(C.llama_decode, rows, at, outputs)
-
-    def encode_tokens(self, ids: Sequence[int]) -> None:
-        """Run the encoder over tokens; the decoder then attends to them."""
-        self.clear()
-        self._submit_tokens(C.llama_encode, ids, 0, len(ids))
-
-    def encode_rows(self, rows: NDArray[np.float32]) -> None:
-        """Run the encoder over float32 [1..n_batch, n_embd]; the decoder then attends to it."""
-        self.clear()
-        self._submit_rows(C.llama_encode, rows, 0, len(rows))
-
-    def _submit_tokens(self, call: Any, ids: Sequence[int], at: int, outputs: int) -> None:
-        tokens = np.asarray(ids, np.int32)
-        positions = np.arange(at, at + len(tokens), dtype=np.int32)
-        batch = C.llama_batch(
-            n_tokens=len(tokens),
-            token=tokens.ctypes.data_as(ctypes.POINTER(C.llama_token)),
-            pos=positions.ctypes.data_as(ctypes.POINTER(C.llama_pos)),
-        )
-        self._submit(call, batch, outputs)
-
-    def _submit_rows(self, call: Any, rows: NDArray[np.float32], at: int, outputs: int) -> None:
-        count = len(rows)
-        # Models with deepstack inputs take wider rows; zeros there are what text has.
-        wide = np.zeros((count, self._row_width), np.float32)
-        wide[:, : rows.shape[1]] = rows
-        # Multi-axis RoPE wants every axis' positions, axis by axis; text repeats p, p, p, 0.
-        positions = np.zeros((self._row_positions, count), np.int32)
-        positions[: max(1, self._row_positions - 1)] = np.arange(at, at + count)
-        batch = C.llama_batch(
-            n_tokens=count,
-            embd=wide.ctypes.data_as(ctypes.POINTER(ctypes.c_float)),
-            pos=positions.ctypes.data_as(ctypes.POINTER(C.llama_pos)),
-        )
-        self._submit(call, batch, outputs)
-
-    def _submit(self, call: Any, batch: Any, outputs: int) -> None:
-        count = int(batch.n_tokens)
-        if not 0 < count <= self.n_batch:
-            raise ValueError(f"a batch holds 1 to {self.n_batch} positions, not {count}")
-        wanted = np.zeros(count, np.int8)
-        wanted[count - outputs :] = 1
-        batch.logits = wanted.ctypes.data_as(ctypes.POINTER(ctypes.c_int8))
-        self._batch_size = count
-        with log.complaints() as lines:
-            code = call(self._context, batch)
-        if code == _ABORTED or (code != 0 and self._cancel.is_set()):
-            raise Aborted
-        if code == _NO_ROOM:
-            raise ModelError(f"the context has no room for {count} more positions")
-        if code != 0:
-            raise ModelError(f"llama.cpp could not decode (code {code}){because(lines)}")
-
-    def logits(self, back: int = 0) -> NDArray[np.float32]:
-        """Return logits of the last batch, float32 [n_vocab], valid until the next decode.
-
-        Args:
-            back: how many positions before the batch's last one.
-
-        Raises:
-            ModelError: one of them is not a number.
-        """
-        row = C.llama_get_logits_ith(self._context, self._batch_size - 1 - back)
-        if not row:
-            raise ModelError("llama.cpp returned no logits")
-        found: NDArray[np.float32] = np.ctypeslib.as_array(row, (self.n_vocab,))
-        if np.isnan(found).any():
-            raise ModelError("the model computed logits that are not numbers (NaN)")
-        return found
-
-    def truncate(self, keep: int) -> int:
-        """Keep the first ``keep`` positions if the architecture can, else none.
-
-        Returns:
-            How many positions the context holds now.
-        """
-        if keep > 0 and C.llama_memory_seq_rm(self._memory, 0, keep, -1):
-            first = int(C.llama_memory_seq_pos_min(self._memory, 0))
-            last = int(C.llama_memory_seq_pos_max(self._memory, 0))
-            if (first, last) == (0, keep - 1):
-                return keep
-        self.clear()
-        return 0
-
-    def clear(self) -> None:
-        """Forget every position."""
-        C.llama_memory_clear(self._memory, True)
 
 
 class Sampler:
@@ -321,7 +206,7 @@ class Sampler:
         repeat_penalty: float,
         seed: int,
     ) -> None:
-        self._model = model
+        self._session = model.session
         self._chain = C.llama_sampler_chain_init(C.llama_sampler_chain_default_params())
         if repeat_penalty != 1:
             self._add(_penalties(model.n_vocab, repeat_penalty))
@@ -346,8 +231,8 @@ class Sampler:
         Raises:
             ModelError: the logits are not numbers; llama.cpp would abort on them.
         """
-        self._model.logits()
-        return int(C.llama_sampler_sample(self._chain, self._model._context, -1))
+        self._session.logits()
+        return int(C.llama_sampler_sample(self._chain, self._session.pointer, -1))
 
     def close(self) -> None:
         """Free the chain; safe to call twice."""

@@ -10,6 +10,7 @@ from typing import Literal
 from ppedge import _llama
 from ppedge._context import Context, Prompt
 from ppedge._ggml import Cancel
+from ppedge._session import Aborted
 from ppedge.sampling import MAX_SEED, Sampling, TextStream
 
 Finish = Literal["stop", "length", "cancelled"]
@@ -92,13 +93,13 @@ class Generation:
     def _next_bytes(self, sampler: _llama.Sampler) -> bytes:
         """Draw one token and return its bytes; sets ``finish`` when there is none to come."""
         held, model = self._prompt.decoder, self._model
-        if self.new_tokens >= self._sampling.max_tokens or len(held) > model.n_ctx:
+        if self.new_tokens >= self._sampling.max_tokens or len(held) > model.session.n_ctx:
             self.finish = "length"
             return b""
         with model.lock:
             try:
                 self._settle()
-            except _llama.Aborted:
+            except Aborted:
                 self.finish = "cancelled"
                 return b""
             begun = perf_counter()

@@ -1,7 +1,8 @@
 """The language model: segments of text and soft tokens in; text, logits and scores out.
 
 ``LLM`` remembers what its context holds, so a prompt that begins like the last one is not decoded
-twice. The book-keeping is in ``_context.py``, the calls into llama.cpp in ``_llama.py``.
+twice. The book-keeping is in ``_context.py``, the calls into llama.cpp in ``_llama.py``,
+``_session.py`` and ``_ggml.py``.
 """
 
 from __future__ import annotations
@@ -19,15 +20,17 @@ from ppedge import _llama
 from ppedge._context import Context, Prompt, Row
 from ppedge._ggml import Cancel
 from ppedge._preflight import ensure_loadable
+from ppedge._session import MAX_SEQUENCES, Aborted
+from ppedge.beam import Beam, Search
 from ppedge.closing import Closing
 from ppedge.errors import ModelError
 from ppedge.fingerprint import Fingerprint, fingerprint
-from ppedge.generation import Generation
+from ppedge.generation import Finish, Generation
 from ppedge.gguf import Gguf
 from ppedge.prompt import Segment, Soft
-from ppedge.sampling import Sampling
+from ppedge.sampling import Sampling, TextStream
 
-__all__ = ["LLM", "Cancel", "Generation", "Sampling", "Score"]
+__all__ = ["LLM", "Beam", "Cancel", "Generation", "Sampling", "Score"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +40,7 @@ class Score:
     Attributes:
         option: the continuation.
         logprob: natural log of its probability, the sum over its tokens.
-        tokens: how many tokens it has.
+        tokens: how many tokens it has, the token that ends a text included where it was scored.
     """
 
     option: str
@@ -68,6 +71,7 @@ class LLM(Closing):
         n_ctx: positions that fit: as asked, but no more than the model was trained for.
         embedding_scale: what embedding rows are multiplied by on the way in, found by trial.
         has_encoder: whether this is an encoder-decoder model; the segments are its encoder's.
+        end_token: what ends a text; None if the vocabulary has no such token.
         fingerprint: what a plug compares itself with.
 
     Args:
@@ -114,8 +118,9 @@ class LLM(Closing):
             self._gguf.close()
             raise
         self.n_vocab = self._model.n_vocab
-        self.n_ctx = self._model.n_ctx
+        self.n_ctx = self._model.session.n_ctx
         self.has_encoder = self._model.has_encoder
+        self.end_token = self._end_token()
         try:
             self._context = Context(self._model, self._gguf)
         except BaseException:
@@ -128,6 +133,14 @@ class LLM(Closing):
         with self._model.lock, self._reading:
             self._model.close()
             self._gguf.close()
+
+    def _end_token(self) -> int | None:
+        # A file that names an end of turn was taught to end answers with it. What llama.cpp takes
+        # for one where none is named comes last: of several it finds any.
+        named = self._gguf.get("tokenizer.ggml.eot_token_id")
+        if isinstance(named, int) and self._model.is_end(named):
+            return named
+        return self._model.end
 
     # --- tokens and rows ----------------------------------------------------------------------
 
@@ -198,7 +211,7 @@ class LLM(Closing):
             try:
                 if self._context.count_held(prompt) < len(prompt):
                     self._context.settle(prompt, cancel or Cancel())
-            except _llama.Aborted:
+            except Aborted:
                 pass
             return self._context.count_held(prompt)
 
@@ -229,20 +242,32 @@ class LLM(Closing):
         prompt = self._prompt(self._rows(segments))
         return Generation(self._model, self._context, prompt, sampling or Sampling())
 
-    def score(self, segments: Sequence[Segment], options: Sequence[str]) -> list[Score]:
+    def score(
+        self, segments: Sequence[Segment], options: Sequence[str], *, end: bool = False
+    ) -> list[Score]:
         """Say how likely each option is to follow ``segments``.
 
         Each option is tokenized by itself, without control tokens, and starts from the same
         decoded prefix, so its score does not depend on the other options.
 
+        Args:
+            segments: the prompt.
+            options: continuations.
+            end: score ``end_token`` too, behind each option: how likely is it as the whole text,
+                where without, it may go on. An option may then be empty.
+
         Returns:
             One score per option, in order.
 
         Raises:
-            ModelError: an option has no tokens, something does not fit, or llama.cpp failed.
+            ModelError: an option has no tokens, something does not fit, the model has no token
+                to end with, or llama.cpp failed.
         """
         prompt = self._prompt(self._rows(segments))
-        ids = [self.tokenize(option) for option in options]
+        if end and self.end_token is None:
+            raise ModelError(f"{self.path}: its vocabulary has no token that ends a text")
+        last = [self.end_token] if end and self.end_token is not None else []
+        ids = [self.tokenize(option) + last for option in options]
         for option, tokens in zip(options, ids, strict=True):
             if not tokens:
                 raise ModelError(f"option {option!r} has no tokens to score")
@@ -256,6 +281,65 @@ class LLM(Closing):
             Score(option, logprob, len(tokens))
             for option, logprob, tokens in zip(options, logprobs, ids, strict=True)
         ]
+
+    def beam_search(
+        self,
+        segments: Sequence[Segment],
+        *,
+        width: int = 4,
+        max_tokens: int,
+        length_penalty: float = 1.0,
+        cancel: Cancel | None = None,
+    ) -> Beam:
+        """Find a likelier text after ``segments`` than taking the likeliest token each time does.
+
+        Its rules are in ``ppedge.beam``. The beams are decoded together, in a context that exists
+        for this call only and holds the prompt once; a width of 1 writes what ``generate`` does
+        at temperature 0.
+
+        Args:
+            segments: the prompt.
+            width: beams to keep, 1 to 256 (llama.cpp's limit).
+            max_tokens: tokens that the text may have, its end token included.
+            length_penalty: -10 to 10; above 0 favours longer texts, 0 compares log-probabilities.
+            cancel: ends the search from another thread; the best text so far is returned.
+
+        Raises:
+            ModelError: a value is out of range, the prompt is empty or does not fit, or llama.cpp
+                failed, for one because the beams need more memory than there is.
+        """
+        if width > MAX_SEQUENCES:
+            raise ModelError(f"beam search: width must be at most {MAX_SEQUENCES}, not {width}")
+        prompt, cancel = self._prompt(self._rows(segments)), cancel or Cancel()
+        # The last token is never decoded, so the text may be one longer than what still fits.
+        length = min(max_tokens, self.n_ctx - len(prompt.decoder) + 1)
+        with self._model.lock:
+            self._model.ensure_open()
+            search = Search(
+                self._model.ends, width=width, max_tokens=length, length_penalty=length_penalty
+            )
+            try:
+                with self._context.branches(prompt, width, length, cancel) as branches:
+                    while kept := search.step(branches.logits):
+                        branches.extend(kept)
+            except Aborted:
+                return self._beam(search, "cancelled")
+            return self._beam(search, "stop" if search.best.ended else "length")
+
+    def _beam(self, search: Search, finish: Finish) -> Beam:
+        best, stream = search.best, TextStream()
+        written = best.tokens[:-1] if best.ended else best.tokens
+        text = "".join(stream.feed(self._model.piece(token)) for token in written)
+        return Beam(text + stream.finish(), best.logprob, len(best.tokens), finish)
+
+    def clear(self) -> None:
+        """Forget what the context holds: the next prompt is read from its beginning.
+
+        Raises:
+            ModelError: the model is closed.
+        """
+        with self._model.lock:
+            self._context.forget()
 
     # --- rows: what segments become -----------------------------------------------------------
 

@@ -73,7 +73,7 @@ def test_generation_follows_the_likeliest_tokens(llm: LLM) -> None:
     answer.read()
     for _ in range(answer.new_tokens):
         with llm._model.lock:
-            llm._model.clear()
+            llm._model.session.clear()
             llm._context._held, llm._context._encoded = [], []
             llm._context.settle(prompt, answer._cancel)
             likeliest.append(int(llm._context.logits().argmax()))

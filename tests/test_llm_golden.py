@@ -170,7 +170,7 @@ def test_cancelling_ends_a_long_prefill_early(llm: LLM) -> None:
     thread.join()
     assert (answer.finish, answer.new_tokens) == ("cancelled", 0)
     # One batch holds the whole prompt, so it was left in the middle of that batch.
-    assert llm._model.n_batch >= answer.prompt_tokens
+    assert llm._model.session.n_batch >= answer.prompt_tokens
     assert llm._context.count_held(llm._prompt(llm._rows(long))) == 0
 
 

@@ -1,0 +1,248 @@
+"""One llama.cpp context of a loaded model: positions in, logits out.
+
+llama.cpp aborts the process on some misuse, so each wrapper checks what it passes on, and turns
+a failure into a ModelError that carries llama.cpp's own words.
+Return codes and batch rules: llama.cpp's ``include/llama.h``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ppedge._ggml import C, Cancel, abort_when_set, because, log
+from ppedge.errors import ModelError
+
+if TYPE_CHECKING:
+    from ppedge._llama import Model
+
+# llama_model_rope_type() values whose embedding rows carry four positions each.
+_MULTI_ROPE: Final = (8, 40)
+_NO_ROOM: Final = 1
+_ABORTED: Final = 2
+_POOLING_NONE: Final = 0
+
+MAX_SEQUENCES: Final = int(C.llama_max_parallel_sequences())
+
+
+class Aborted(Exception):
+    """A decode ended early because its Cancel was set."""
+
+
+class Session:
+    """What a model has read in one go, and may read on from; the model outlives it.
+
+    A session may hold several sequences, numbered from 0. They share the cells of the positions
+    that they have in common; everything here but ``share`` and ``decode_each`` means sequence 0.
+
+    Attributes:
+        n_ctx: positions that fit, those of all sequences together; n_batch: that one call takes.
+
+    Args:
+        model: whose weights.
+        n_ctx: positions wanted.
+        n_batch: positions decoded at once; an encoder's sessions take ``n_ctx``.
+        sequences: how many, 1 to ``MAX_SEQUENCES``.
+
+    Raises:
+        ModelError: llama.cpp refused to make it.
+    """
+
+    def __init__(self, model: Model, *, n_ctx: int, n_batch: int, sequences: int = 1) -> None:
+        # The model holds its session: a reference back would keep both in memory once dropped.
+        self._model: Model = weakref.proxy(model)
+        self._sequences = sequences
+        self.pointer = _context(model, n_ctx, n_batch, sequences)
+        self._row_positions = 4 if C.llama_model_rope_type(model.pointer) in _MULTI_ROPE else 1
+        self.n_ctx = min(n_ctx, int(C.llama_n_ctx(self.pointer)))
+        self.n_batch = min(n_batch, int(C.llama_n_batch(self.pointer)))
+        self._memory = C.llama_get_memory(self.pointer)
+
+    def close(self) -> None:
+        """Free the context; safe to call twice."""
+        if self.pointer:
+            C.llama_free(self.pointer)
+        self.pointer = None
+
+    def watch(self, cancel: Cancel) -> None:
+        """Let ``cancel`` abort the decodes that follow, until another takes its place."""
+        self._model.cancel = cancel
+        C.llama_set_abort_callback(self.pointer, abort_when_set, cancel.address)
+
+    # --- positions in -------------------------------------------------------------------------
+
+    def decode_tokens(self, ids: Sequence[int], at: int, outputs: int) -> None:
+        """Decode 1..n_batch tokens at positions ``at``...; logits for the last ``outputs``."""
+        self._submit_tokens(C.llama_decode, ids, range(at, at + len(ids)), outputs)
+
+    def decode_each(self, ids: Sequence[int], sequences: Sequence[int], at: int) -> None:
+        """Decode one token for each of ``sequences``, all at position ``at``, all with logits."""
+        owners = [[sequence] for sequence in sequences]
+        self._submit_tokens(C.llama_decode, ids, [at] * len(ids), len(ids), owners)
+
+    def decode_rows(self, rows: NDArray[np.float32], at: int, outputs: int) -> None:
+        """Decode float32 [1..n_batch, n_embd] input rows, scaled for this architecture."""
+        self._submit_rows(C.llama_decode, rows, at, outputs)
+
+    def encode_tokens(self, ids: Sequence[int]) -> None:
+        """Run the encoder over tokens; the decoder then attends to them."""
+        self.clear()
+        self._submit_tokens(C.llama_encode, ids, range(len(ids)), len(ids))
+
+    def encode_rows(self, rows: NDArray[np.float32]) -> None:
+        """Run the encoder over float32 [1..n_batch, n_embd]; every sequence attends to it."""
+        self.clear()
+        owners = [list(range(self._sequences))] * len(rows) if self._sequences > 1 else None
+        self._submit_rows(C.llama_encode, rows, 0, len(rows), owners)
+
+    def _submit_tokens(
+        self,
+        call: Any,
+        ids: Sequence[int],
+        at: Sequence[int],
+        outputs: int,
+        owners: Sequence[Sequence[int]] | None = None,
+    ) -> None:
+        tokens, positions = np.asarray(ids, np.int32), np.asarray(at, np.int32)
+        batch = C.llama_batch(
+            n_tokens=len(tokens),
+            token=tokens.ctypes.data_as(ctypes.POINTER(C.llama_token)),
+            pos=positions.ctypes.data_as(ctypes.POINTER(C.llama_pos)),
+        )
+        self._submit(call, batch, outputs, owners)
+
+    def _submit_rows(
+        self,
+        call: Any,
+        rows: NDArray[np.float32],
+        at: int,
+        outputs: int,
+        owners: Sequence[Sequence[int]] | None = None,
+    ) -> None:
+        count = len(rows)
+        # Models with deepstack inputs take wider rows; zeros there are what text has.
+        wide = np.zeros((count, self._model.row_width), np.float32)
+        wide[:, : rows.shape[1]] = rows
+        # Multi-axis RoPE wants every axis' positions, axis by axis; text repeats p, p, p, 0.
+        positions = np.zeros((self._row_positions, count), np.int32)
+        positions[: max(1, self._row_positions - 1)] = np.arange(at, at + count)
+        batch = C.llama_batch(
+            n_tokens=count,
+            embd=wide.ctypes.data_as(ctypes.POINTER(ctypes.c_float)),
+            pos=positions.ctypes.data_as(ctypes.POINTER(C.llama_pos)),
+        )
+        self._submit(call, batch, outputs, owners)
+
+    def _submit(
+        self, call: Any, batch: Any, outputs: int, owners: Sequence[Sequence[int]] | None
+    ) -> None:
+        """Submit ``batch``; ``owners``: each position's sequences, None for sequence 0 alone."""
+        count = int(batch.n_tokens)
+        if not 0 < count <= self.n_batch:
+            raise ValueError(f"a batch holds 1 to {self.n_batch} positions, not {count}")
+        wanted = np.zeros(count, np.int8)
+        wanted[count - outputs :] = 1
+        batch.logits = wanted.ctypes.data_as(ctypes.POINTER(ctypes.c_int8))
+        if owners is not None:
+            lists = [(C.llama_seq_id * len(own))(*own) for own in owners]
+            counts = (ctypes.c_int32 * count)(*map(len, lists))
+            batch.n_seq_id = ctypes.cast(counts, ctypes.POINTER(ctypes.c_int32))
+            batch.seq_id = (ctypes.POINTER(C.llama_seq_id) * count)(*lists)
+        self._batch_size = count
+        with log.complaints() as lines:
+            code = call(self.pointer, batch)
+        if code == _ABORTED or (code != 0 and self._model.cancel.is_set()):
+            raise Aborted
+        if code == _NO_ROOM:
+            raise ModelError(f"the context has no room for {count} more positions")
+        if code != 0:
+            raise ModelError(f"llama.cpp could not decode (code {code}){because(lines)}")
+
+    # --- logits out ---------------------------------------------------------------------------
+
+    def logits(self, back: int = 0) -> NDArray[np.float32]:
+        """Return logits of the last batch, float32 [n_vocab], valid until the next decode.
+
+        Args:
+            back: how many positions before the batch's last one.
+
+        Raises:
+            ModelError: one of them is not a number.
+        """
+        row = C.llama_get_logits_ith(self.pointer, self._batch_size - 1 - back)
+        if not row:
+            raise ModelError("llama.cpp returned no logits")
+        found: NDArray[np.float32] = np.ctypeslib.as_array(row, (self._model.n_vocab,))
+        if np.isnan(found).any():
+            raise ModelError("the model computed logits that are not numbers (NaN)")
+        return found
+
+    # --- what is held -------------------------------------------------------------------------
+
+    def truncate(self, keep: int) -> int:
+        """Keep the first ``keep`` positions if the architecture can, else none.
+
+        Returns:
+            How many positions the context holds now.
+        """
+        if keep > 0 and C.llama_memory_seq_rm(self._memory, 0, keep, -1):
+            first = int(C.llama_memory_seq_pos_min(self._memory, 0))
+            last = int(C.llama_memory_seq_pos_max(self._memory, 0))
+            if (first, last) == (0, keep - 1):
+                return keep
+        self.clear()
+        return 0
+
+    def clear(self) -> None:
+        """Forget every position."""
+        C.llama_memory_clear(self._memory, True)
+
+    def share(self, source: int, target: int) -> None:
+        """Make sequence ``target`` hold what sequence ``source`` does, in the same cells."""
+        self.drop(target)
+        C.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+
+    def drop(self, sequence: int) -> None:
+        """Forget one sequence."""
+        C.llama_memory_seq_rm(self._memory, sequence, -1, -1)
+
+    def take(self, other: Session) -> None:
+        """Hold what sequence 0 of ``other``, a session of the same model, holds; not its logits.
+
+        Raises:
+            ModelError: llama.cpp could not copy it.
+        """
+        with log.complaints() as lines:
+            size = int(C.llama_state_seq_get_size(other.pointer, 0))
+            state = (ctypes.c_uint8 * size)()
+            got = int(C.llama_state_seq_get_data(other.pointer, state, size, 0))
+            done = got and int(C.llama_state_seq_set_data(self.pointer, state, got, 0))
+        if not done:
+            raise ModelError(f"llama.cpp could not copy the prompt{because(lines)}")
+
+
+def _context(model: Model, n_ctx: int, n_batch: int, sequences: int) -> Any:
+    params = C.llama_context_default_params()
+    params.n_ctx, params.n_batch, params.n_ubatch = n_ctx, n_batch, n_batch
+    params.n_seq_max = sequences
+    # One pool of cells for all sequences: what they have in common is held once.
+    params.kv_unified = sequences > 1
+    params.n_threads = params.n_threads_batch = model.n_threads
+    params.no_perf = True
+    # With a pruned window, the kept beginning of an earlier prompt could not be trusted.
+    params.swa_full = True
+    with log.complaints() as lines:
+        context = C.llama_init_from_model(model.pointer, params)
+    if not context:
+        raise ModelError(
+            f"{model.path}: llama.cpp cannot make a context of {n_ctx} positions" + because(lines)
+        )
+    if C.llama_pooling_type(context) > _POOLING_NONE:
+        C.llama_free(context)
+        raise ModelError(f"{model.path}: this model embeds text; it cannot write any")
+    return context
