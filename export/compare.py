@@ -82,9 +82,10 @@ def _same_data(a: Run, b: Run) -> None:
         raise ValueError(f"A is of the task {a.task_name}, B of {b.task_name}")
     users = {record.id: record.user for record in a.records}
     asked = {record.id: record.user for record in b.records}
-    if not users.keys() & asked.keys():
+    both = [id_ for id_ in users if id_ in asked]
+    if not both:
         raise ValueError("the runs have no question in common")
-    for id_ in users.keys() & asked.keys():
+    for id_ in both:
         if a.golds[id_] != b.golds[id_]:
             raise ValueError(f"question '{id_}' has another gold answer in B: not the same data")
         if users[id_] != asked[id_]:

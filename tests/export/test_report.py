@@ -224,15 +224,15 @@ def test_every_method_is_set_against_persona_user_by_user():
 
 
 def test_a_duel_counts_users_and_sides():
-    run = make_run(methods=("none", "persona"), users=3)
-    nats = {"none": (2.0, 2.0, 4.0), "persona": (1.0, 2.0, 5.0)}
+    run = make_run(methods=("none", "persona"), users=4)
+    nats = {"none": (2.0, 2.0, 4.0, 4.0), "persona": (1.0, 2.0, 5.0, 2.0)}
     run.records = [
         replace(r, nats=nats[r.method][int(r.user[4:])], target_tokens=2) for r in run.records
     ]
     series = series_of(run)
     found = duel(series["persona"], series["none"], "nll")
-    assert found.points == ((1.0, 0.5, 1), (1.0, 1.0, 1), (2.0, 2.5, 1))
-    assert (found.better, found.worse, found.same) == (1, 1, 1)
+    assert found.points == ((1.0, 0.5, 1), (1.0, 1.0, 1), (2.0, 1.0, 1), (2.0, 2.5, 1))
+    assert (found.better, found.worse, found.same) == (2, 1, 1)
 
 
 def test_users_at_one_point_are_one_larger_mark():
