@@ -163,20 +163,11 @@ def prompt_with_notes(
     Raises:
         ValueError: a task 1 question is not in LaMP's words, so titles have no place in it.
     """
-    chosen = list(notes)
-    least = [_cut(question, note, 0, count) for note in chosen]
-    while chosen and count(_lead(question, least)) > budget:
-        chosen.pop()
-        least.pop()
-    if not chosen:
+    items = [_item(question, note, _text(question, note)) for note in notes]
+    if notes and count(_lead(question, items)) > budget:
+        items = _fitted(question, notes, count, budget)
+    if not items:
         return question.input
-    # Each note is counted by itself; what joins them is paid for by what is over at the end.
-    allowance = budget
-    items = _share(question, chosen, allowance, count)
-    while (over := count(_lead(question, items)) - budget) > 0:
-        # The shortest forms fit, and they are what an allowance of nothing gives.
-        allowance = max(0, allowance - over)
-        items = _share(question, chosen, allowance, count)
     lead = _lead(question, items)
     if question.task != 1:
         return lead + question.input
@@ -221,6 +212,25 @@ def _lead(question: Question, items: Sequence[str]) -> str:
             return f"{joined} are written by a person. Following the given patterns "
         case _:
             return f"{joined}. "
+
+
+def _fitted(
+    question: Question, notes: Sequence[Note], count: Callable[[str], int], budget: int
+) -> list[str]:
+    """The items of the best notes whose shortest forms fit, cut so that all fit together."""
+    least = [_cut(question, note, 0, count) for note in notes]
+    while least and count(_lead(question, least)) > budget:
+        least.pop()
+    if not least:
+        return []
+    # Each item is counted by itself; what joins them is paid for by what is over at the end.
+    allowance = budget
+    items = _share(question, notes[: len(least)], allowance, count)
+    while (over := count(_lead(question, items)) - budget) > 0:
+        # This ends: the shortest forms fit, and they are what an allowance of nothing gives.
+        allowance = max(0, allowance - over)
+        items = _share(question, notes[: len(least)], allowance, count)
+    return items
 
 
 def _share(
