@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import re
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,15 +79,24 @@ def open_questions(questions: Path, outputs: Path) -> Iterator[Question]:
     Raises:
         DataError: (while iterating) a file cannot be read, or a record is not as above.
     """
+    return _open(questions, outputs, None)
+
+
+def _open(questions: Path, outputs: Path, only: Collection[int] | None) -> Iterator[Question]:
+    """`open_questions`, or of these the ones whose numbers (from 1) are in ``only``."""
     whole = _outputs(outputs)
     task, golds = _task(whole, outputs), _golds(whole, outputs)
     seen: set[str] = set()
     for number, record in elements(questions):
+        if only is not None and number not in only:
+            continue
         question = _question(record, task, golds, f"{questions}: question {number}", outputs)
         if question.id in seen:
             raise DataError(f"{questions}: question {number}: id {question.id!r} comes twice")
         seen.add(question.id)
         yield question
+        if only is not None and len(seen) == len(only):
+            return
 
 
 def choose(questions: Path, outputs: Path, limit: int | None, seed: int) -> Iterator[Question]:
@@ -108,13 +117,7 @@ def choose(questions: Path, outputs: Path, limit: int | None, seed: int) -> Iter
     places: dict[str, list[int]] = {}
     for number, record in elements(questions):
         places.setdefault(_user(record, f"{questions}: question {number}"), []).append(number)
-    chosen = set(_spread(list(places.values()), seed)[:limit])
-    for number, question in enumerate(open_questions(questions, outputs), start=1):
-        if number in chosen:
-            chosen.remove(number)
-            yield question
-        if not chosen:
-            return
+    yield from _open(questions, outputs, set(_spread(list(places.values()), seed)[:limit]))
 
 
 def _spread(places: Sequence[list[int]], seed: int) -> list[int]:

@@ -31,7 +31,7 @@ MOVIE_TAGS = (
     "violence",
     "true story",
 )
-# Task 2 was about news articles before it was about films; its evaluation script still is.
+# Task 2 was about news articles before it was about films.
 NEWS_CATEGORIES = (
     "food & drink",
     "sports",
