@@ -1,18 +1,21 @@
-"""Write a trained checkpoint as a plug: two ONNX graphs, a tokenizer, the null note, a manifest.
+"""Write a trained checkpoint as a plug: graphs, tokenizer, null note, golden vectors, manifest.
 
-    python -m export.onnx runs/a/plug.pt PLUG_DIR --gguf MODEL.gguf --name smollm2-135m
+    python -m export.onnx runs/a/plug.pt PLUG_DIR --llm MODEL.gguf --name smollm2-135m
 
-Each graph is run in onnxruntime beside torch on real texts; a difference of 1e-4 or more is an
-error, and nothing is written.
+The graphs are run in onnxruntime beside torch on real texts; a difference of 1e-4 or more is an
+error, and nothing is written. What torch gave is stored for ``ppedge doctor`` to compute again.
+
+The matrices of text encoders lie in the graphs as int8 rows, each with a float32 scale, which is
+how they were trained against; heads and projector are float32. Everything is computed in float32.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import shutil
 import tempfile
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,42 +23,57 @@ import numpy as np
 import onnx
 import torch
 import torch.nn.functional as F
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from export.features import MAX_BYTES, MAX_TOKENS, open_tokenizer
-from export.minilm import MiniLM, find_minilm
+from export.golden import TEXTS, file_entry, write_golden
+from export.minilm import TextEncoder, find_minilm
 from export.model import PersonaPlug, PlugConfig
-from export.train import KEY_FIELDS, TEMPLATE, VALUE_FIELDS
-from ppedge.fingerprint import fingerprint
-from ppedge.history import Note
-from ppedge.manifest import MANIFEST_NAME, EncoderSpec, FileEntry, Manifest, ProjectorSpec
-from ppedge.manifest import manifest_json as to_json
+from export.template import CHATML, parse_template, place_soft
+from ppedge.errors import PpedgeError
+from ppedge.fingerprint import Fingerprint, fingerprint
+from ppedge.golden import Vectors, shapes
+from ppedge.manifest import EncoderSpec, Manifest, ProjectorSpec
 from ppedge.plug import Plug
-from ppedge.prompt import note_text
+from ppedge.prompt import Part
 
 TOLERANCE = 1e-4
 OPSET = 18
-# Short, long, empty-handed, cased, emoji: what a graph traced on one text might get wrong.
-SAMPLES = (
-    "Fix a leak",
-    "lib: refuse an empty name, since the caller would only trip over it later on " * 4,
-    "Happy birthday, Ann! \N{PARTY POPPER} #party",
-    "A",
-    "the rain kept on. so did we -- wet socks and all.",
-)
+ENCODER, QUERY_ENCODER, PROJECTOR = "encoder.onnx", "query.onnx", "projector.onnx"
+TOKENIZER, NULL_NOTE = "tokenizer.json", "null.f32"
 
 
-class TextGraph(nn.Module):
-    """ids [1, L] and bytes [1, B] -> key [d_key], value [d_value], query [d_key]."""
+class NoteGraph(nn.Module):
+    """ids [1, L] (and bytes [1, B], with a style channel) -> key [d_key], value [d_value].
 
-    def __init__(self, encoder: MiniLM, plug: PersonaPlug) -> None:
+    A third output, query [d_key], unless the queries have an encoder of their own.
+    """
+
+    def __init__(self, encoder: TextEncoder, plug: PersonaPlug) -> None:
         super().__init__()
         self.encoder, self.plug = encoder, plug
+        self.gives = ["key", "value"]
+        if plug.query_encoder is None:
+            self.gives.append("query")
 
-    def forward(self, ids: Tensor, bytes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, ids: Tensor, bytes: Tensor | None = None) -> tuple[Tensor, ...]:
         h = self.encoder(ids)
-        key, value, query = self.plug.key(h), self.plug.value(h, bytes), self.plug.query(h)
-        return key[0], value[0], query[0]
+        key, value = self.plug.key(h)[0], self.plug.value(h, bytes)[0]
+        if "query" not in self.gives:
+            return key, value
+        return key, value, self.plug.query(h)[0]
+
+
+class QueryGraph(nn.Module):
+    """ids [1, L] -> query [d_key], by the encoder that was trained for queries."""
+
+    def __init__(self, encoder: TextEncoder, plug: PersonaPlug) -> None:
+        super().__init__()
+        self.encoder, self.plug = encoder.int8(), plug
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.plug.query(self.encoder(ids))[0]
 
 
 class ProjectorGraph(nn.Module):
@@ -69,45 +87,117 @@ class ProjectorGraph(nn.Module):
         return self.plug.soft_tokens(pooled[None])[0]
 
 
+@dataclass
+class Graphs:
+    """The graphs of a plug in torch, and what they read."""
+
+    plug: PersonaPlug
+    notes: NoteGraph
+    queries: QueryGraph | None
+    projector: ProjectorGraph
+    tokenizer: Tokenizer
+
+    @classmethod
+    def of(cls, plug: PersonaPlug, encoder: Path) -> Graphs:
+        """Join a plug and the text encoder of a folder.
+
+        Raises:
+            SystemExit: it holds no encoder, or not the one that the plug was trained with.
+        """
+        try:
+            shared, own = TextEncoder.read(encoder).eval(), plug.query_encoder
+        except ValueError as error:
+            raise SystemExit(f"--encoder: {error}") from None
+        if shared.width != plug.config.d_text:
+            raise SystemExit(
+                f"{encoder} makes vectors of {shared.width} numbers, and the plug was trained on "
+                f"{plug.config.d_text}; name the encoder that it was trained with (--encoder)"
+            )
+        return cls(
+            plug,
+            NoteGraph(shared, plug).eval(),
+            QueryGraph(own, plug).eval() if own is not None else None,
+            ProjectorGraph(plug).eval(),
+            open_tokenizer(encoder),
+        )
+
+    def inputs(self, text: str) -> tuple[Tensor, ...]:
+        """Token ids int64 [1, L], and for a style channel bytes int64 [1, B], both cut."""
+        ids = torch.tensor([self.tokenizer.encode(text).ids])
+        if not self.plug.config.d_style:
+            return (ids,)
+        return ids, torch.tensor([list(text.encode("utf-8")[:MAX_BYTES] or b" ")])
+
+    @torch.inference_mode()
+    def vectors(self, text: str) -> Vectors:
+        """What torch makes of a text; as ``ppedge.plug.Plug.vectors``."""
+        inputs = self.inputs(text)
+        key, value, *query = self.notes(*inputs)
+        if self.queries is not None:
+            query = [self.queries(inputs[0])]
+        return key.numpy(), value.numpy(), query[0].numpy(), self.projector(value).numpy()
+
+
 def load_plug(checkpoint: Path) -> tuple[PersonaPlug, dict[str, Any]]:
-    """The plug of a checkpoint, ready to run, and all that the checkpoint holds."""
-    state = torch.load(checkpoint, weights_only=True)
-    config = PlugConfig(**state["config"])
-    plug = PersonaPlug(config, torch.zeros(config.n_instruction + config.n_persona, config.n_embd))
-    plug.load_state_dict(state["plug"])
+    """The plug of a checkpoint, ready to run, and all that the checkpoint holds.
+
+    Raises:
+        SystemExit: the file is not a checkpoint that this code reads.
+    """
+    try:
+        state = torch.load(checkpoint, weights_only=True)
+        config = PlugConfig(**state["config"])
+        n_soft = config.n_instruction + config.n_persona
+        plug = PersonaPlug(config, torch.zeros(n_soft, config.n_embd))
+        plug.load_state_dict(state["plug"])
+    except Exception as error:  # of the disk, pickle and torch: half a dozen kinds
+        line = " ".join(str(error).split())[:200]
+        raise SystemExit(f"{checkpoint} is no checkpoint of export.train: {line}") from None
     return plug.eval().requires_grad_(False), state
 
 
-def export_text_graph(graph: TextGraph, path: Path) -> None:
-    """Write the text encoder; texts and bytes of any length, one text a run."""
-    tokens, length = torch.export.Dim("tokens", min=2, max=512), torch.export.Dim("length", min=2)
+def template_of(state: dict[str, Any], config: PlugConfig) -> tuple[Part, ...]:
+    """The prompt template that a checkpoint was trained with; older ones name none."""
+    if "template" in state:
+        return parse_template(state["template"], "the checkpoint's template")
+    return place_soft(CHATML, config.soft)
+
+
+def write_graph(
+    graph: nn.Module,
+    example: tuple[Tensor, ...],
+    path: Path,
+    takes: list[str],
+    gives: list[str],
+    lengths: dict[str, tuple[int, int | None]] | None = None,
+) -> None:
+    """Trace a graph and write it as ONNX.
+
+    Args:
+        graph: what to write.
+        example: one input for each name in ``takes``.
+        path: where to.
+        takes: names of the inputs.
+        gives: names of the outputs.
+        lengths: by input, the least and the greatest size of its second axis; None: it is fixed.
+    """
+    dynamic = {
+        name: {1: torch.export.Dim(f"n_{name}", min=low, max=high)}
+        for name, (low, high) in (lengths or {}).items()
+    }
     torch.onnx.export(
         graph,
-        (torch.ones(1, 7, dtype=torch.long), torch.full((1, 11), 65)),
+        example,
         path,
-        input_names=["ids", "bytes"],
-        output_names=["key", "value", "query"],
-        dynamic_shapes={"ids": {1: tokens}, "bytes": {1: length}},
+        input_names=takes,
+        output_names=gives,
+        dynamic_shapes=dynamic or None,
         opset_version=OPSET,
         dynamo=True,
         external_data=False,
         verbose=False,
     )
-
-
-def export_projector(graph: ProjectorGraph, d_value: int, path: Path) -> None:
-    """Write the projector."""
-    torch.onnx.export(
-        graph,
-        (torch.zeros(d_value),),
-        path,
-        input_names=["pooled"],
-        output_names=["soft"],
-        opset_version=OPSET,
-        dynamo=True,
-        external_data=False,
-        verbose=False,
-    )
+    strip(path)
 
 
 def strip(path: Path) -> None:
@@ -125,82 +215,149 @@ def strip(path: Path) -> None:
     onnx.save(model, path)
 
 
-def differences(folder: Path, text: TextGraph, projector: ProjectorGraph) -> dict[str, float]:
-    """Largest |torch - onnxruntime| of every output, on ``SAMPLES``, through the run time."""
-    plug = Plug(folder)
-    tokenizer = open_tokenizer(folder)
-    worst = dict.fromkeys(("key", "value", "query", "soft"), 0.0)
+def write_graphs(graphs: Graphs, folder: Path) -> None:
+    """Write every graph of a plug; texts and bytes of any length, one text a run."""
+    lengths: dict[str, tuple[int, int | None]] = {
+        "ids": (2, graphs.notes.encoder.shape.positions),
+        "bytes": (2, None),
+    }
+    inputs = graphs.inputs("of some length")
+    takes = ["ids", "bytes"][: len(inputs)]
+    used = {name: lengths[name] for name in takes}
+    write_graph(graphs.notes, inputs, folder / ENCODER, takes, graphs.notes.gives, used)
+    if graphs.queries is not None:
+        only_ids = {"ids": (2, graphs.queries.encoder.shape.positions)}
+        path = folder / QUERY_ENCODER
+        write_graph(graphs.queries, inputs[:1], path, ["ids"], ["query"], only_ids)
+    pooled = torch.zeros(graphs.plug.config.d_value)
+    write_graph(graphs.projector, (pooled,), folder / PROJECTOR, ["pooled"], ["soft"])
 
-    def compare(name: str, ours: Tensor, theirs: np.ndarray) -> None:
-        worst[name] = max(worst[name], float(np.abs(ours.numpy() - theirs).max()))
 
-    for sample in SAMPLES:
-        note = Note(output=sample)
-        data = torch.tensor([list(note_text(note, VALUE_FIELDS).encode()[:MAX_BYTES])])
-        with torch.inference_mode():
-            key, value, query = text(torch.tensor([tokenizer.encode(sample).ids]), data)
-            [(their_key, their_value)] = plug.encode_notes([note])
-            compare("key", key, their_key)
-            compare("value", value, their_value)
-            compare("query", query, plug.encode_prompt(sample))
-            compare("soft", projector(value), plug.soft_tokens(value.numpy()))
+def describe(
+    plug: PersonaPlug, template: tuple[Part, ...], llm: Fingerprint, **texts: Any
+) -> Manifest:
+    """The manifest of a plug, but for its files; ``texts``: name, llm_name, licence, about."""
+    config = plug.config
+    return Manifest(
+        files={},
+        llm=llm,
+        encoder=EncoderSpec(
+            file=ENCODER,
+            tokenizer=TOKENIZER,
+            max_tokens=MAX_TOKENS,
+            max_bytes=MAX_BYTES if config.d_style else 0,
+            d_key=config.d_key,
+            d_value=config.d_value,
+            key_fields=config.key_fields,
+            value_fields=config.value_fields,
+            query_file=None if plug.query_encoder is None else QUERY_ENCODER,
+        ),
+        null_note=NULL_NOTE,
+        null_note_competes=config.null_note,
+        attention_scale=float(plug.scale),
+        recency=float(plug.recency),
+        projector=ProjectorSpec(
+            PROJECTOR, config.n_instruction + config.n_persona, config.n_instruction
+        ),
+        template=template,
+        **texts,
+    )
+
+
+def opened(folder: Path) -> Plug:
+    """The plug in ``folder``, which the run time must accept."""
+    try:
+        return Plug(folder)
+    except PpedgeError as error:
+        raise SystemExit(f"this would be no plug that ppedge opens: {error}") from None
+
+
+def differences(plug: Plug, golden: list[Vectors]) -> dict[str, float]:
+    """Largest |torch - onnxruntime| of each vector of ``TEXTS``, by name."""
+    worst = dict.fromkeys(shapes(plug.manifest), 0.0)
+    for text, ours in zip(TEXTS, golden, strict=True):
+        for name, one, other in zip(worst, ours, plug.vectors(text), strict=True):
+            worst[name] = max(worst[name], float(np.abs(one - other).max()))
     return worst
 
 
-def write_manifest(
-    folder: Path, plug: PersonaPlug, llm: Path, name: str, about: dict[str, Any]
+def read_about(path: Path | None) -> dict[str, Any]:
+    """The JSON object that goes into the manifest for people."""
+    if path is None:
+        return {}
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"{path} (--about) cannot be read as JSON: {error}") from None
+    if not isinstance(about, dict):
+        raise SystemExit(f"{path} (--about) holds no JSON object")
+    return about
+
+
+def fitting(llm: Path, n_embd: int) -> Fingerprint:
+    """The fingerprint of a GGUF whose embeddings are ``n_embd`` wide."""
+    try:
+        found = fingerprint(llm)
+    except PpedgeError as error:
+        raise SystemExit(f"--llm: {error}") from None
+    if found.n_embd != n_embd:
+        raise SystemExit(
+            f"--llm: {llm} has embeddings of {found.n_embd} numbers, and the plug was trained for "
+            f"{n_embd}; name the model that it was trained with"
+        )
+    return found
+
+
+def export(
+    checkpoint: Path,
+    out: Path,
+    llm: Path,
+    encoder: Path,
+    name: str,
+    about: dict[str, Any],
+    licence: str = "Apache-2.0",
 ) -> None:
-    """Describe and hash the files of a plug's folder."""
-    files = {}
-    for file in sorted(folder.iterdir()):
-        data = file.read_bytes()
-        files[file.name] = FileEntry(len(data), hashlib.sha256(data).hexdigest())
-    config = plug.config
-    manifest = Manifest(
-        name=name,
-        licence="Apache-2.0",
-        files=files,
-        llm=fingerprint(llm),
-        llm_name=llm.stem,
-        encoder=EncoderSpec(
-            file="encoder.onnx",
-            tokenizer="tokenizer.json",
-            max_tokens=MAX_TOKENS,
-            max_bytes=MAX_BYTES,
-            d_key=config.d_key,
-            d_value=config.d_value,
-            key_fields=KEY_FIELDS,
-            value_fields=VALUE_FIELDS,
-        ),
-        null_note="null.f32",
-        attention_scale=float(plug.scale),
-        projector=ProjectorSpec("projector.onnx", config.n_instruction + config.n_persona),
-        template=TEMPLATE,
-        about=about,
-    )
-    (folder / MANIFEST_NAME).write_text(to_json(manifest), encoding="utf-8")
+    """Write the plug of ``checkpoint`` to the folder ``out``, which must not exist.
 
+    Args:
+        checkpoint: ``plug.pt`` of a training.
+        out: the plug's folder.
+        llm: the GGUF that it was trained with.
+        encoder: folder of the text encoder that it was trained with.
+        name: what the plug is called.
+        about: for people; steps and seconds of the training are put before it.
+        licence: SPDX expression of the plug's files.
 
-def export(checkpoint: Path, out: Path, llm: Path, encoder: Path, name: str, about: Any) -> None:
-    """Write the plug of ``checkpoint`` to the folder ``out``, which must not exist."""
+    Raises:
+        SystemExit: something does not fit; nothing is written.
+    """
     if out.exists():
         raise SystemExit(f"{out} exists already; name another folder, or remove it first")
     plug, state = load_plug(checkpoint)
-    text, projector = TextGraph(MiniLM(encoder), plug).eval(), ProjectorGraph(plug).eval()
+    if not plug.config.n_persona:
+        raise SystemExit(
+            f"{checkpoint} has no persona rows: a trained instruction says the same for everybody "
+            "and is no plug; evaluate it with the instruction.npy beside it"
+        )
+    about = {"steps": state["step"], "seconds": round(state["seconds"]), **about}
+    found = fitting(llm, plug.config.n_embd)
+    template = template_of(state, plug.config)
+    graphs = Graphs.of(plug, encoder)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent) as scratch:
         folder = Path(scratch) / "plug"
         folder.mkdir()
-        export_text_graph(text, folder / "encoder.onnx")
-        export_projector(projector, plug.config.d_value, folder / "projector.onnx")
-        for graph in ("encoder.onnx", "projector.onnx"):
-            strip(folder / graph)
-        shutil.copyfile(encoder / "tokenizer.json", folder / "tokenizer.json")
+        write_graphs(graphs, folder)
+        shutil.copyfile(encoder / "tokenizer.json", folder / TOKENIZER)
         null = torch.cat([F.normalize(plug.null_key, dim=0), plug.null_value])
-        (folder / "null.f32").write_bytes(null.numpy().astype("<f4").tobytes())
-        about = {"steps": state["step"], "seconds": round(state["seconds"]), **about}
-        write_manifest(folder, plug, llm, name, about)
-        worst = differences(folder, text, projector)
+        (folder / NULL_NOTE).write_bytes(null.numpy().astype("<f4").tobytes())
+        manifest = describe(
+            plug, template, found, name=name, llm_name=llm.stem, licence=licence, about=about
+        )
+        files = {path.name: file_entry(path) for path in sorted(folder.iterdir())}
+        golden = [graphs.vectors(text) for text in TEXTS]
+        write_golden(folder, replace(manifest, files=files), golden)
+        worst = differences(opened(folder), golden)
         print("torch against onnxruntime, largest difference:", json.dumps(worst))
         if max(worst.values()) >= TOLERANCE:
             raise SystemExit(f"the graphs differ from torch by {TOLERANCE} or more; not written")
@@ -210,16 +367,18 @@ def export(checkpoint: Path, out: Path, llm: Path, encoder: Path, name: str, abo
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--gguf", type=Path, required=True)
-    parser.add_argument("--encoder", type=Path, help="MiniLM folder (default: the package's)")
-    parser.add_argument("--name", required=True)
-    parser.add_argument("--about", type=Path, help="JSON object that goes into the manifest")
+    add = parser.add_argument
+    add("checkpoint", type=Path, help="plug.pt of a training")
+    add("out", type=Path, metavar="PLUG_DIR", help="folder to write, which must not exist")
+    add("--llm", type=Path, required=True, help="GGUF that the plug was trained for")
+    add("--encoder", type=Path, help="folder of the text encoder (default: the MiniLM package's)")
+    add("--name", required=True, help="what the plug is called")
+    add("--licence", default="Apache-2.0", help="SPDX expression (default: Apache-2.0)")
+    add("--about", type=Path, help="JSON object that goes into the manifest")
     args = parser.parse_args()
-    about = json.loads(args.about.read_text()) if args.about else {}
     encoder = args.encoder or find_minilm()
-    export(args.checkpoint, args.out, args.gguf, encoder, args.name, about)
+    about = read_about(args.about)
+    export(args.checkpoint, args.out, args.llm, encoder, args.name, about, args.licence)
 
 
 if __name__ == "__main__":
