@@ -163,9 +163,9 @@ class Context:
         first = self._gguf.get(f"{architecture}.rope.scaling.original_context_length", 0)
         if n_ctx <= first < cells:
             raise ModelError(
-                f"these beams take {cells} positions together, and a context of {n_ctx} can be "
-                f"branched into {first} with this model; use fewer or shorter beams, or ask for a "
-                f"context above {first} (--context, n_ctx)"
+                f"these beams take {cells} positions together, and with this model only {first} fit "
+                f"beside a context of {n_ctx}; use fewer or shorter beams, or ask for a context "
+                f"above {first} (--context, n_ctx)"
             )
         return max(cells, n_ctx)
 

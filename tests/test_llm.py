@@ -241,6 +241,51 @@ def test_an_option_longer_than_a_batch_scores_the_same(tmp_path: Path, llm: LLM)
         assert small.score(prompt, [option]) == llm.score(prompt, [option])
 
 
+def test_the_end_of_a_text_is_scored_when_asked_for(tmp_path: Path) -> None:
+    with spelling(tmp_path, "abc") as llm:
+        whole, open_ended = (llm.score([Text("")], ["abc", "ab"], end=end) for end in (True, False))
+        assert [score.tokens for score in whole] == [4, 3]
+        assert [score.tokens for score in open_ended] == [3, 2]
+        assert whole[0].logprob == pytest.approx(0, abs=1e-6)
+        assert whole[1].logprob < -100 < open_ended[1].logprob
+
+
+def test_the_end_adds_the_log_probability_of_ending_there(llm: LLM) -> None:
+    (whole,) = llm.score([Text("the")], ["bcd"], end=True)
+    (body,) = llm.score([Text("the")], ["bcd"])
+    logits = llm.logits([Text("the"), Text("bcd")]).astype(np.float64)
+    ends = logits[llm.end_token] - np.logaddexp.reduce(logits)
+    assert whole.logprob == pytest.approx(body.logprob + ends, abs=1e-4)
+    (nothing,) = llm.score([Text("thebcd")], [""], end=True)
+    assert (nothing.tokens, nothing.logprob) == (1, pytest.approx(ends, abs=1e-4))
+
+
+def test_an_end_of_turn_that_the_file_names_ends_its_texts(tmp_path: Path, llm: LLM) -> None:
+    assert llm.end_token == tiny_gguf.EOS
+    path = tiny_gguf.write(tmp_path / "turns.gguf", end_of_turn=byte(ord("!")))
+    with LLM(path, n_threads=1) as turns:
+        assert turns.end_token == byte(ord("!"))
+        assert turns.score([Text("a")], ["b"], end=True)[0].logprob == pytest.approx(
+            turns.score([Text("a")], ["b!"])[0].logprob
+        )
+
+
+def test_a_model_that_cannot_end_a_text_says_so(tmp_path: Path) -> None:
+    with LLM(tiny_gguf.write(tmp_path / "endless.gguf"), n_threads=1) as llm:
+        llm.end_token = None
+        with pytest.raises(ModelError, match=r"endless\.gguf: .* no token that ends a text"):
+            llm.score([Text("a")], ["b"], end=True)
+
+
+def test_a_cleared_context_holds_nothing_and_answers_the_same(llm: LLM) -> None:
+    llm.clear()
+    cold = llm.logits([Text("the a")])
+    assert llm._context._held == llm.tokens([Text("the a")])
+    llm.clear()
+    assert llm._context._held == []
+    np.testing.assert_array_equal(llm.logits([Text("the a")]), cold)
+
+
 def test_no_options_score_nothing(llm: LLM) -> None:
     assert llm.score([Text("the")], []) == []
 

@@ -92,6 +92,24 @@ def test_scores_add_up(llm: LLM) -> None:
         assert first.logprob + rest.logprob == pytest.approx(whole.logprob, abs=1e-4)
 
 
+def test_scores_and_texts_are_those_of_the_tokens(llm: LLM) -> None:
+    plain, mixed = [Text(BEFORE + MIDDLE)], [Text(BEFORE), soft(llm, MIDDLE)]
+    options = ["bcd", "q", ""]
+    wanted = llm.score(plain, options, end=True)
+    for found, score in zip(llm.score(mixed, options, end=True), wanted, strict=True):
+        assert found.logprob == pytest.approx(score.logprob, abs=1e-3)
+    greedy = Sampling(temperature=0, max_tokens=8)
+    assert llm.generate(mixed, greedy).read() == llm.generate(plain, greedy).read()
+
+
+def test_a_cleared_context_answers_the_same(llm: LLM) -> None:
+    segments = [Text(BEFORE), soft(llm, MIDDLE), Text(AFTER)]
+    llm.clear()
+    wanted = llm.logits(segments)
+    llm.clear()
+    np.testing.assert_array_equal(llm.logits(segments), wanted)
+
+
 def test_an_encoder_closes_its_input_and_takes_no_bos(tmp_path: Path) -> None:
     with LLM(tiny_gguf.write(tmp_path / "t5.gguf", "t5"), n_threads=1) as llm:
         body = llm.tokenize("bcd")

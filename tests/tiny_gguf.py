@@ -1,4 +1,4 @@
-"""Writes GGUF models of under a megabyte: random weights, a vocabulary of bytes.
+"""Writes GGUF models of under a megabyte: random weights, a vocabulary of bytes or of few letters.
 
 Enough for llama.cpp to load and run each architecture as it would a real one; what they write is
 noise, except where ``script`` makes a llama model spell a given text.
@@ -28,15 +28,45 @@ def byte(value: int) -> int:
     return BYTES + value
 
 
-def write(path: Path, architecture: str = "llama", *, n_ctx: int = 512, seed: int = 0) -> Path:
-    """Write a random model of ``architecture``, one of ``TENSORS``."""
+def write(
+    path: Path,
+    architecture: str = "llama",
+    *,
+    n_ctx: int = 512,
+    seed: int = 0,
+    letters: str = "",
+    end_of_turn: int | None = None,
+    long_rope_beyond: int = 0,
+) -> Path:
+    """Write a random model of ``architecture``, one of ``TENSORS``.
+
+    Args:
+        path: where to write.
+        architecture: the model's.
+        n_ctx: training length to declare.
+        seed: of the weights.
+        letters: know no bytes, but these letters and the newline.
+        end_of_turn: a token that ends a turn, to declare.
+        long_rope_beyond: turn positions by other factors in contexts longer than this (llama).
+    """
     rng = np.random.default_rng(seed)
 
     def random(*shape: int) -> np.ndarray:
         return (rng.standard_normal(shape) * shape[-1] ** -0.5).astype(np.float32)
 
-    writer = _header(path, architecture, n_ctx, N_EMBD)
+    writer = _header(path, architecture, n_ctx, N_EMBD, letters)
     tensors = {"token_embd.weight": random(N_VOCAB, N_EMBD), **TENSORS[architecture](random)}
+    if letters:
+        count = BYTES + len(letters) + 1
+        tensors |= {n: a[:count] for n, a in tensors.items() if len(a) == N_VOCAB}
+    if end_of_turn is not None:
+        writer.add_eot_token_id(end_of_turn)
+    if long_rope_beyond:
+        writer.add_rope_scaling_type(gguf.RopeScalingType.LONGROPE)
+        writer.add_rope_scaling_orig_ctx_len(long_rope_beyond)
+        writer.add_rope_scaling_attn_factors(1.0)
+        tensors["rope_factors_short.weight"] = _ones(HEAD // 2)
+        tensors["rope_factors_long.weight"] = 8 * _ones(HEAD // 2)
     return _finish(writer, tensors)
 
 
@@ -83,7 +113,9 @@ def _attention(block: str, width: int) -> dict[str, np.ndarray]:
     return tensors
 
 
-def _header(path: Path, architecture: str, n_ctx: int, width: int) -> gguf.GGUFWriter:
+def _header(
+    path: Path, architecture: str, n_ctx: int, width: int, letters: str = ""
+) -> gguf.GGUFWriter:
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_context_length(n_ctx)
     writer.add_embedding_length(width)
@@ -116,11 +148,20 @@ def _header(path: Path, architecture: str, n_ctx: int, width: int) -> gguf.GGUFW
         writer.add_decoder_start_token_id(BOS)
     if architecture == "bert":
         writer.add_causal_attention(False)
-    _vocabulary(writer, adds_eos=architecture == "t5")
+    if letters:
+        _letter_vocabulary(writer, letters)
+    else:
+        _byte_vocabulary(writer)
+    adds_eos = architecture == "t5"
+    writer.add_bos_token_id(BOS)
+    writer.add_eos_token_id(EOS)
+    writer.add_add_bos_token(not adds_eos)
+    writer.add_add_eos_token(adds_eos)
+    writer.add_add_space_prefix(False)
     return writer
 
 
-def _vocabulary(writer: gguf.GGUFWriter, *, adds_eos: bool) -> None:
+def _byte_vocabulary(writer: gguf.GGUFWriter) -> None:
     kinds = gguf.TokenType
     writer.add_tokenizer_model("llama")
     writer.add_token_list(["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), *WORDS])
@@ -130,11 +171,18 @@ def _vocabulary(writer: gguf.GGUFWriter, *, adds_eos: bool) -> None:
         + [kinds.NORMAL] * len(WORDS)
     )
     writer.add_token_scores([0.0] * (BYTES + 256) + [-1.0 - i for i in range(len(WORDS))])
-    writer.add_bos_token_id(BOS)
-    writer.add_eos_token_id(EOS)
-    writer.add_add_bos_token(not adds_eos)
-    writer.add_add_eos_token(adds_eos)
-    writer.add_add_space_prefix(False)
+
+
+def _letter_vocabulary(writer: gguf.GGUFWriter, letters: str) -> None:
+    kinds = gguf.TokenType
+    writer.add_tokenizer_model("gpt2")
+    # Byte-level BPE writes the newline as a letter of its own, without which it does not load.
+    writer.add_token_list(["<unk>", "<s>", "</s>", *letters, "Ċ"])
+    writer.add_token_types(
+        [kinds.UNKNOWN, kinds.CONTROL, kinds.CONTROL] + [kinds.NORMAL] * (len(letters) + 1)
+    )
+    # It wants a merge too: one of letters that there are not.
+    writer.add_token_merges(["Ġ Ġ"])
 
 
 def _finish(writer: gguf.GGUFWriter, tensors: dict[str, np.ndarray]) -> Path:
