@@ -11,7 +11,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from export.minilm import MiniLM
+from export.minilm import TextEncoder
 
 # Texts are cut here; the manifest carries both, so that the run time cuts at the same place.
 MAX_TOKENS = 128
@@ -26,17 +26,43 @@ def open_tokenizer(folder: Path) -> Tokenizer:
     return tokenizer
 
 
+def padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Rows of ids -> int64 [n, L], zeros behind the shorter ones, and mask bool [n, L]."""
+    ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
+    mask = torch.zeros(ids.shape, dtype=torch.bool)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = torch.tensor(row)
+        mask[i, : len(row)] = True
+    return ids, mask
+
+
 class Features:
     """text -> float16 vector [d_text] and uint8 bytes; grows as texts are asked for."""
 
-    def __init__(self, folder: Path, cache: Path | None = None) -> None:
-        """``folder``: the encoder's; ``cache``: where vectors are loaded from, if it exists."""
-        self.encoder = MiniLM(folder).eval()
+    def __init__(
+        self, folder: Path, cache: Path | None = None, device: torch.device | str = "cpu"
+    ) -> None:
+        """Open an encoder and its vectors.
+
+        Args:
+            folder: the encoder's.
+            cache: where vectors are loaded from, if it exists, and saved to.
+            device: where to encode; vectors are kept in main memory.
+
+        Raises:
+            ValueError: the folder holds no encoder, or the vectors are another encoder's.
+        """
+        self.encoder = TextEncoder.read(folder).eval().to(device)
         self.tokenizer = open_tokenizer(folder)
-        self.cache = cache
+        self.cache, self.device = cache, torch.device(device)
         self.vectors: dict[str, Tensor] = {}
+        self.digest = self.encoder.digest()
         if cache is not None and cache.exists():
             stored = torch.load(cache)
+            # Files of the first version name no encoder; their width must do.
+            other = stored.get("encoder", self.digest) != self.digest
+            if other or stored["vectors"].shape[1] != self.encoder.width:
+                raise ValueError(f"{cache} holds vectors of another encoder than {folder}")
             self.vectors = dict(zip(stored["texts"], stored["vectors"], strict=True))
         self.saved = len(self.vectors)
 
@@ -50,17 +76,14 @@ class Features:
         # them, fragment the heap until memory runs out (22 GB for 70,000 texts, seen).
         table = torch.empty(len(missing), self.encoder.width, dtype=torch.float16)
         while start < len(order):
-            width, end = len(rows[order[start]]), start
+            end = start
             while end < len(order) and (end - start + 1) * len(rows[order[end]]) <= budget:
-                width, end = len(rows[order[end]]), end + 1
+                end += 1
             chunk = order[start : max(end, start + 1)]
-            ids = torch.zeros(len(chunk), width, dtype=torch.long)
-            mask = torch.zeros(len(chunk), width, dtype=torch.bool)
-            for row, i in enumerate(chunk):
-                ids[row, : len(rows[i])] = torch.tensor(rows[i])
-                mask[row, : len(rows[i])] = True
+            ids, mask = padded([rows[i] for i in chunk])
             with torch.inference_mode():
-                table[chunk] = self.encoder(ids, mask).half()
+                vectors = self.encoder(ids.to(self.device), mask.to(self.device))
+                table[chunk] = vectors.half().cpu()
             start += len(chunk)
             if time.time() - told > 15:
                 told = time.time()
@@ -72,7 +95,11 @@ class Features:
         if self.cache is None or len(self.vectors) == self.saved:
             return
         self.cache.parent.mkdir(parents=True, exist_ok=True)
-        stored = {"texts": list(self.vectors), "vectors": torch.stack(list(self.vectors.values()))}
+        stored = {
+            "encoder": self.digest,
+            "texts": list(self.vectors),
+            "vectors": torch.stack(list(self.vectors.values())),
+        }
         torch.save(stored, self.cache.with_suffix(".tmp"))
         self.cache.with_suffix(".tmp").replace(self.cache)
         self.saved = len(self.vectors)
@@ -80,15 +107,14 @@ class Features:
     def vectors_of(self, texts: Sequence[str]) -> Tensor:
         """Float32 [n, d_text], computed where missing."""
         self.encode(texts)
-        return torch.stack([self.vectors[t] for t in texts]).float()
+        return torch.stack([self.vectors[t] for t in texts]).float().to(self.device)
+
+    def tokens_of(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Token ids int64 [n, L] and mask bool [n, L], for an encoder that is being trained."""
+        ids, mask = padded([encoding.ids for encoding in self.tokenizer.encode_batch(list(texts))])
+        return ids.to(self.device), mask.to(self.device)
 
 
 def byte_rows(texts: Sequence[str]) -> tuple[Tensor, Tensor]:
     """UTF-8 bytes of each text, cut at ``MAX_BYTES``: int64 [n, L] and mask bool [n, L]."""
-    rows = [text.encode("utf-8", "surrogatepass")[:MAX_BYTES] for text in texts]
-    out = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
-    mask = torch.zeros(out.shape, dtype=torch.bool)
-    for i, row in enumerate(rows):
-        out[i, : len(row)] = torch.tensor(list(row))
-        mask[i, : len(row)] = True
-    return out, mask
+    return padded([list(text.encode("utf-8", "surrogatepass")[:MAX_BYTES]) for text in texts])

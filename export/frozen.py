@@ -1,52 +1,138 @@
-"""The frozen LLM in torch, dequantised from the very GGUF that the plug will run on.
+"""The frozen LLM in torch: any causal model that transformers reads, best the GGUF it will run as.
 
-Soft tokens come after the prompt by default, so everything before them (the *head*) is run
-without gradients and its keys and values are kept: only soft tokens and answer are trained through.
+Everything before the soft tokens (the *head*) is run without gradients, and its keys and values
+are kept: only soft tokens, what follows them and the answer are trained through.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, GgufConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    DynamicCache,
+    GgufConfig,
+    PreTrainedTokenizerBase,
+)
 
-from ppedge.prompt import Part, render
+from ppedge.gguf import Gguf
+from ppedge.llm import LLM
+from ppedge.prompt import Part, Text, render
 
 
 @dataclass
 class Head:
     """A batch of prompts already run, all but the last token before the soft ones."""
 
-    states: list[tuple[Tensor, Tensor]]  # each layer's keys and values
+    states: list[tuple[Tensor, Tensor]]  # each layer's keys and values; none if nothing was run
     mask: Tensor  # bool [B, L], left-padded
-    last: Tensor  # int64 [B, 1], the token that comes next
+    last: Tensor  # int64 [B, 1], the token that comes next; [B, 0] if soft tokens come first
+
+
+class Words(Protocol):
+    """How text becomes token ids."""
+
+    start: list[int]  # what the model wants before everything
+    end: int  # closes an answer
+
+    def tokens(self, text: str, special: bool) -> list[int]: ...
+
+
+class GgufWords:
+    """llama.cpp's own tokenizer of a GGUF: what the run time uses, so the two cannot differ."""
+
+    def __init__(self, path: Path) -> None:
+        self._llm = LLM(path, n_ctx=64, n_threads=1)
+        if self._llm.has_encoder:
+            raise ValueError(f"{path}: an encoder-decoder model; training wants a causal one")
+        bare = self._llm.tokenize("a")
+        self.start = self._llm.tokens([Text("a")])[: -len(bare)]
+        with Gguf(path) as gguf:
+            end = gguf.get("tokenizer.ggml.eot_token_id", gguf.get("tokenizer.ggml.eos_token_id"))
+        if end is None:
+            raise ValueError(f"{path} names no end-of-text token (tokenizer.ggml.eos_token_id)")
+        self.end = int(end)
+
+    def tokens(self, text: str, special: bool) -> list[int]:
+        return self._llm.tokenize(text, special=special)
+
+
+class TransformersWords:
+    """The tokenizer of a Hugging Face model."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+        self._tokenizer = tokenizer
+        if tokenizer.eos_token_id is None:
+            raise ValueError(f"{name}: its tokenizer names no end-of-text token (eos_token)")
+        self.end = int(tokenizer.eos_token_id)
+        first, bos = tokenizer("a")["input_ids"][:1], tokenizer.bos_token_id
+        self.start = [bos] if bos is not None and list(first) == [bos] else []
+
+    def tokens(self, text: str, special: bool) -> list[int]:
+        encoded = self._tokenizer(text, add_special_tokens=False, split_special_tokens=not special)
+        return list(encoded["input_ids"])
 
 
 class FrozenLLM:
-    """A causal LM that never gets gradients; it scores answers after soft tokens."""
+    """A causal LM that never gets gradients; it scores answers after soft tokens.
 
-    def __init__(self, gguf: Path, template: Sequence[Part], dtype: torch.dtype) -> None:
-        folder, name = os.path.split(gguf)
-        self.tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
-        # Dense weights: matrices left in GGUF blocks have no gradient with respect to their input.
-        self.model = AutoModelForCausalLM.from_pretrained(
-            folder, gguf_file=name, dtype=dtype, quantization_config=GgufConfig(dequantize=True)
-        )
-        self.model.requires_grad_(False).eval()
+    Attributes:
+        model: the transformers model.
+        tokenizer: its transformers tokenizer; ``tokens`` is what training and run time agree on.
+        template: where prompt and soft tokens stand.
+        table: [n_vocab, E] embedding rows, at the scale that the model's layers see.
+        end: id of the token that closes an answer.
+        device: where the model is.
+    """
+
+    def __init__(
+        self,
+        llm: Path | str,
+        template: Sequence[Part],
+        dtype: torch.dtype,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """Load a model.
+
+        Args:
+            llm: a GGUF file, a folder in Hugging Face form, or a name on its hub.
+            template: of the prompt, with one soft slot.
+            dtype: of the weights in memory.
+            device: where to compute.
+
+        Raises:
+            ValueError: there is no such model, or it is not a causal one with attention.
+        """
+        self.device = torch.device(device)
+        self.tokenizer, self.model = _load(llm, dtype)
+        self.model.requires_grad_(False).eval().to(self.device)
+        if str(llm).endswith(".gguf"):
+            self.words: Words = GgufWords(Path(llm))
+        else:
+            self.words = TransformersWords(self.tokenizer, str(llm))
         self.template = tuple(template)
-        self.table = self.model.get_input_embeddings().weight
-        self.end: int = self.tokenizer.eos_token_id
+        self.end = self.words.end
+        self.embed = self.model.get_input_embeddings()
+        weight = self.embed.weight
+        # Gemma multiplies its rows on the way in; soft tokens come after that.
+        some = torch.arange(8, device=self.device)
+        scaled = not torch.equal(self.embed(some), weight[:8])
+        self.table = self.embed(torch.arange(len(weight), device=self.device)) if scaled else weight
 
     def tokens(self, text: str, *, special: bool) -> list[int]:
         """Tokenize one segment; ``special``: control tokens in it are recognised."""
-        encoded = self.tokenizer(text, add_special_tokens=False, split_special_tokens=not special)
-        return list(encoded["input_ids"])
+        return self.words.tokens(text, special)
 
     def around_soft(
         self, prompt: str, max_prompt: int | None = None
@@ -59,7 +145,10 @@ class FrozenLLM:
             for segment in render(parts, prompt, None):
                 ids = self.tokens(segment.text, special=segment.special)
                 sides[-1] += ids if segment.special else ids[:max_prompt]
-        return sides[0], sides[1]
+        before, after = sides
+        if before[: len(self.words.start)] != self.words.start:
+            before = [*self.words.start, *before]
+        return before, after
 
     @torch.no_grad()
     def run_heads(self, heads: Sequence[Sequence[int]]) -> Head:
@@ -68,22 +157,30 @@ class FrozenLLM:
         The last token of each is kept back: with no soft tokens at all, it is the one that
         predicts the answer, and it must be run together with the answer.
         """
+        if not any(heads):
+            nothing = torch.zeros(len(heads), 0, dtype=torch.long, device=self.device)
+            return Head([], nothing.bool(), nothing)
+        if not all(heads):
+            raise ValueError("an empty prompt leaves nothing before its soft tokens")
         width = max(map(len, heads)) - 1
         ids = torch.full((len(heads), width), self.end)
         mask = torch.zeros(len(heads), width, dtype=torch.bool)
         for row, head in enumerate(heads):
-            ids[row, width + 1 - len(head) :] = torch.tensor(head[:-1])
+            ids[row, width + 1 - len(head) :] = torch.tensor(head[:-1], dtype=torch.long)
             mask[row, width + 1 - len(head) :] = True
-        cache = DynamicCache(config=self.model.config)
-        self.model.model(
+        last = torch.tensor([[head[-1]] for head in heads], device=self.device)
+        ids, mask = ids.to(self.device), mask.to(self.device)
+        if width == 0:
+            return Head([], mask, last)
+        cache = DynamicCache()
+        self.model.base_model(
             input_ids=ids,
             attention_mask=mask.long(),
             position_ids=(mask.cumsum(1) - 1).clamp_min(0),
             past_key_values=cache,
             use_cache=True,
         )
-        states = [(layer.keys, layer.values) for layer in cache.layers]
-        return Head(states, mask, torch.tensor([[head[-1]] for head in heads]))
+        return Head([(layer.keys, layer.values) for layer in cache.layers], mask, last)
 
     def nll(
         self,
@@ -101,7 +198,8 @@ class FrozenLLM:
             answers: ids to be predicted, the end token last.
 
         Returns:
-            Summed nats [B] and token counts [B], both float32.
+            Summed nats [B] and token counts [B], both float32. Nothing but the answers' tokens
+            is counted.
         """
         rows = [[*tail, *answer] for tail, answer in zip(tails, answers, strict=True)]
         ids = torch.full((len(rows), max(map(len, rows))), self.end)
@@ -111,29 +209,87 @@ class FrozenLLM:
             ids[i, : len(row)] = torch.tensor(row)
             real[i, : len(row)] = True
             scored[i, len(tails[i]) : len(row)] = True
-        pieces = [F.embedding(head.last, self.table), F.embedding(ids, self.table)]
+        ids, real, scored = (each.to(self.device) for each in (ids, real, scored))
+        pieces = [self.embed(head.last), self.embed(ids)]
         if soft is not None:
             pieces.insert(1, soft.to(self.table.dtype))
         lead = sum(piece.shape[1] for piece in pieces[:-1])
-        states = self._continue(head, torch.cat(pieces, 1), F.pad(real, (lead, 0), value=True))
-        logits = self.model.lm_head(states[:, lead - 1 : -1][scored]).float()
-        losses = F.cross_entropy(logits, ids[scored], reduction="none")
-        total = torch.zeros(scored.shape).masked_scatter(scored, losses).sum(1)
+        if lead == 0 and not all(tails):
+            raise ValueError("there is nothing before the answer to predict it from")
+        # The state before a token predicts it.
+        predicting = F.pad(scored, (lead, 0))[:, 1:]
+        embedded = torch.cat(pieces, 1)
+        logits = self._continue(
+            head, embedded, F.pad(real, (lead, 0), value=True), F.pad(predicting, (0, 1))
+        )
+        losses = F.cross_entropy(logits.float(), ids[scored], reduction="none")
+        total = torch.zeros(scored.shape, device=self.device).masked_scatter(scored, losses).sum(1)
         return total, scored.sum(1).float()
 
-    def _continue(self, head: Head, embedded: Tensor, real: Tensor) -> Tensor:
-        """Hidden states [B, L, E] of ``embedded`` run after ``head``."""
+    def _continue(self, head: Head, embedded: Tensor, real: Tensor, wanted: Tensor) -> Tensor:
+        """Logits [n, n_vocab] at the ``wanted`` places of ``embedded`` [B, L, E] after ``head``."""
         # A cache grows as it is used, and what it grows by has gradients: each run gets its own.
-        cache = DynamicCache(config=self.model.config)
+        # It keeps all positions, also of layers that look at a window: their mask sees to that.
+        cache = DynamicCache()
         for layer, (keys, values) in enumerate(head.states):
             cache.update(keys, values, layer)
         mask = torch.cat([head.mask, real], 1)
         width = head.mask.shape[1]
         positions = (mask.cumsum(1) - 1).clamp_min(0)[:, width:]
-        return self.model.model(
-            inputs_embeds=embedded,
-            attention_mask=mask.long(),
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state
+        # The whole model is called, as some scale or cap their logits; but its output matrix is
+        # large, and is applied where it is asked for only.
+        with _selecting(self.model.get_output_embeddings(), wanted):
+            logits: Tensor = self.model(
+                inputs_embeds=embedded,
+                attention_mask=mask.long(),
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+            ).logits[0]
+        return logits
+
+    def digest(self) -> str:
+        """SHA-256 (hex) over some of every weight: tells models apart, whatever their paths."""
+        found = hashlib.sha256()
+        for name, weight in self.model.named_parameters():
+            found.update(f"{name} {tuple(weight.shape)}".encode())
+            found.update(weight.detach().flatten()[:64].float().cpu().numpy().tobytes())
+        return found.hexdigest()
+
+
+@contextmanager
+def _selecting(output: torch.nn.Module, wanted: Tensor) -> Iterator[None]:
+    """Within it, ``output`` gets the ``wanted`` rows of its input [B, L, E] alone: [1, n, E]."""
+    hook = output.register_forward_pre_hook(lambda _, args: (args[0][wanted][None],))
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _load(llm: Path | str, dtype: torch.dtype) -> tuple[PreTrainedTokenizerBase, Any]:
+    """Tokenizer and model of a GGUF file, a folder or a hub name."""
+    try:
+        if str(llm).endswith(".gguf"):
+            folder, name = os.path.split(llm)
+            if not Path(llm).is_file():
+                raise ValueError("no such file")
+            folder = folder or "."
+            tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
+            # Dense weights: matrices left in GGUF blocks have no gradient for their input.
+            model = AutoModelForCausalLM.from_pretrained(
+                folder,
+                gguf_file=name,
+                dtype=dtype,
+                quantization_config=GgufConfig(dequantize=True),
+            )
+            return tokenizer, model
+        if AutoConfig.from_pretrained(str(llm)).is_encoder_decoder:
+            raise ValueError("an encoder-decoder model; training wants a causal one")
+        return (
+            AutoTokenizer.from_pretrained(str(llm)),
+            AutoModelForCausalLM.from_pretrained(str(llm), dtype=dtype),
+        )
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(f"{llm}: not a model that transformers reads: {reason}") from None

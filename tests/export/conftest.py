@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from export.frozen import FrozenLLM
-from export.minilm import MiniLM, find_minilm
+from export.minilm import TextEncoder, find_minilm
 from export.model import PersonaPlug, PlugConfig
-from export.train import TEMPLATE
+from export.template import TEMPLATE
 from ppedge.defaults import find_model
 
 # Two people who write commit subjects in two manners.
@@ -49,8 +49,8 @@ def lamp_folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def minilm() -> MiniLM:
-    return MiniLM(find_minilm()).eval()
+def minilm() -> TextEncoder:
+    return TextEncoder.read(find_minilm()).eval()
 
 
 @pytest.fixture(scope="session")

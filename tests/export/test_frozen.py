@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from export.train import TEMPLATE
+from export.template import TEMPLATE
 from ppedge.defaults import find_model
 from ppedge.llm import LLM
 from ppedge.prompt import render

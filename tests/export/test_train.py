@@ -8,15 +8,9 @@ from export.data import read_questions
 from export.features import Features
 from export.minilm import find_minilm
 from export.model import PersonaPlug, PlugConfig
-from export.train import (
-    MAX_NOTES,
-    Sampler,
-    Trainer,
-    keep_some,
-    learning_rate,
-    parse,
-    train,
-)
+from export.sampler import MAX_NOTES, Sampler, keep_some
+from export.train import learning_rate, parse, train
+from export.trainer import Trainer
 from ppedge.defaults import find_model
 from ppedge.history import Note
 
@@ -72,7 +66,7 @@ def test_an_interrupted_run_resumes_to_the_same_plug(lamp_folder, tmp_path, froz
     monkeypatch.setattr("export.train.FrozenLLM", lambda *_: frozen)
 
     def run(out, *more):
-        words = ["--data", lamp_folder, "--gguf", find_model(), "--out", tmp_path / out]
+        words = ["--data", lamp_folder, "--llm", find_model(), "--out", tmp_path / out]
         words += ["--tasks", 6, "--steps", 4, "--batch", 2, "--eval-every", 3, "--style", 8]
         words += ["--features", tmp_path / "features.pt"]
         train(parse([str(word) for word in (*words, *more)]))
@@ -91,7 +85,7 @@ def test_an_interrupted_run_resumes_to_the_same_plug(lamp_folder, tmp_path, froz
 
 def test_a_checkpoint_of_other_settings_is_refused(lamp_folder, tmp_path, frozen, monkeypatch):
     monkeypatch.setattr("export.train.FrozenLLM", lambda *_: frozen)
-    words = ["--data", lamp_folder, "--gguf", find_model(), "--out", tmp_path, "--tasks", 6]
+    words = ["--data", lamp_folder, "--llm", find_model(), "--out", tmp_path, "--tasks", 6]
     words += ["--steps", 1, "--batch", 2]
     train(parse([str(word) for word in words]))
     with pytest.raises(SystemExit, match="was trained with other settings"):

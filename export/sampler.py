@@ -1,0 +1,110 @@
+"""Which examples a training step sees: a function of the seed and the step alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from export.data import Question
+from export.examples import leave_one_out
+from ppedge.history import Note
+
+# Shares of the training examples by task; those of the tasks that are trained on are scaled to 1.
+SHARES = {1: 0.3, 2: 0.3, 3: 0.4, 4: 0.15, 5: 0.15, 6: 0.4, 7: 0.3}
+# Of these, the share that a general writing prompt asks for: people write commits, papers and
+# tweets at length, whereas a headline's article, a film and a review are not theirs to retell.
+GENERAL = {1: 0.0, 2: 0.0, 3: 0.0, 4: 0.0, 5: 0.2, 6: 0.25, 7: 0.5}
+MAX_NOTES = 48  # notes of one training example; dev users keep all of theirs
+BUCKET = 8  # batches that are drawn together and sorted by length
+
+
+@dataclass
+class Batch:
+    """B examples: what is asked, and the history that it is asked with.
+
+    ``rivals`` are other people's histories, one an example or None; empty without contrast.
+    """
+
+    questions: list[Question]
+    histories: list[Sequence[Note]]
+    rivals: list[Sequence[Note] | None]
+
+    def part(self, index: int, parts: int) -> Batch:
+        """Every ``parts``-th example: the batch is sorted by length, so the parts weigh alike."""
+        taken = slice(index, None, parts)
+        return Batch(self.questions[taken], self.histories[taken], self.rivals[taken])
+
+
+def keep_some(
+    notes: Sequence[Note], rng: np.random.Generator, *, in_order: bool = False
+) -> list[Note]:
+    """History dropout: now and then 0 to 2 notes, else half to all, at most ``MAX_NOTES``.
+
+    They come in random order unless ``in_order`` asks for the history's own.
+    """
+    few = rng.random() < 0.15
+    count = int(rng.integers(0, 3)) if few else int(rng.integers(len(notes) // 2, len(notes) + 1))
+    count = min(count, len(notes), MAX_NOTES)
+    kept = rng.permutation(len(notes))[:count]
+    return [notes[i] for i in (np.sort(kept) if in_order else kept)]
+
+
+class Sampler:
+    """Draws training examples: a task, then a user, then a question or a note left out."""
+
+    def __init__(
+        self,
+        questions: Sequence[Question],
+        batch: int,
+        seed: int,
+        *,
+        shares: Mapping[int, float] = SHARES,
+        in_order: bool = False,
+    ) -> None:
+        """Sort the questions by task and user.
+
+        Args:
+            questions: all there are to train on.
+            batch: examples of one step.
+            seed: of everything drawn.
+            shares: weight of each task among the examples; every task needs one above 0.
+            in_order: keep the notes of a history in its order.
+        """
+        self.batch, self.seed, self.in_order = batch, seed, in_order
+        self.users: dict[int, list[list[Question]]] = {}
+        for task in sorted({q.task for q in questions}):
+            users: dict[str, list[Question]] = {}
+            for question in questions:
+                if question.task == task:
+                    users.setdefault(question.user, []).append(question)
+            self.users[task] = list(users.values())
+        weights = np.array([shares[task] for task in self.users])
+        self.shares = weights / weights.sum()
+
+    def draw(self, rng: np.random.Generator) -> Question:
+        """One example."""
+        task = list(self.users)[int(rng.choice(len(self.users), p=self.shares))]
+        user = self.users[task][int(rng.integers(len(self.users[task])))]
+        question = user[int(rng.integers(len(user)))]
+        if rng.random() < 0.25 or not question.history:
+            return question
+        left_out = leave_one_out(
+            question,
+            int(rng.integers(len(question.history))),
+            general=rng.random() < GENERAL[task],
+            rng=rng,
+        )
+        return left_out or question
+
+    def step(self, step: int) -> Batch:
+        """The batch of one step: one of ``BUCKET`` batches drawn together, sorted by length."""
+        rng = np.random.default_rng([self.seed, step // BUCKET])
+        drawn = [self.draw(rng) for _ in range(BUCKET * self.batch)]
+        drawn.sort(key=lambda q: len(q.input))
+        place = int(rng.permutation(BUCKET)[step % BUCKET])
+        questions = drawn[place * self.batch : (place + 1) * self.batch]
+        rng = np.random.default_rng([self.seed, step, 1])
+        kept = [keep_some(q.history, rng, in_order=self.in_order) for q in questions]
+        return Batch(questions, kept, [])

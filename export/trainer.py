@@ -1,0 +1,158 @@
+"""The plug, the frozen LLM and the frozen encoder together: losses of examples and of dev users."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from export.contrast import contrast
+from export.data import Question, swap_histories
+from export.features import Features, byte_rows
+from export.frozen import FrozenLLM
+from export.model import PersonaPlug
+from export.sampler import Batch
+from export.world import World
+from ppedge.history import Note
+from ppedge.prompt import note_text
+
+MAX_PROMPT = 192  # LLM tokens of a training prompt; dev prompts are never cut
+MAX_ANSWER = 64
+# own history, another user's, the null note alone, no soft tokens at all
+VARIANTS = ("own", "swapped", "cold", "none")
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """How much the contrastive term counts; see ``export/contrast.py``."""
+
+    weight: float = 0.0
+    first_step: int = 0  # it is left out of the steps before
+    margin: float = 0.0  # nats per token
+
+    def at(self, step: int) -> bool:
+        """Whether this step has the term."""
+        return self.weight > 0 and step >= self.first_step
+
+
+class Trainer:
+    """What passes between the plug, the frozen LLM and the frozen encoder."""
+
+    def __init__(self, plug: PersonaPlug, llm: FrozenLLM, features: Features) -> None:
+        self.plug, self.llm, self.features = plug, llm, features
+
+    def queries(self, prompts: Sequence[str]) -> Tensor:
+        """Queries [B, K] of prompts, through whichever encoder the plug has for them."""
+        if self.plug.query_encoder is None:
+            return self.plug.query(self.features.vectors_of(prompts))
+        return self.plug.encode_query(*self.features.tokens_of(prompts))
+
+    def soft_tokens(self, prompts: Sequence[str], histories: Sequence[Sequence[Note]]) -> Tensor:
+        """Soft tokens [B, n_soft, E] of each prompt over its own history, oldest note first."""
+        config, device = self.plug.config, self.features.device
+        if not config.n_persona:
+            return self.plug.soft_tokens(torch.zeros(len(prompts), config.d_value, device=device))
+        # Each distinct note is encoded once, then spread to the examples that hold it.
+        notes = list(dict.fromkeys(note for history in histories for note in history))
+        row = {note: i for i, note in enumerate(notes)}
+        query = self.queries(prompts)
+        width = max(1, *map(len, histories))
+        index = torch.zeros(len(histories), width, dtype=torch.long)
+        mask = torch.zeros(len(histories), width, dtype=torch.bool)
+        for i, history in enumerate(histories):
+            index[i, : len(history)] = torch.tensor([row[n] for n in history], dtype=torch.long)
+            mask[i, : len(history)] = True
+        keys = torch.zeros(1, config.d_key, device=device)
+        values = torch.zeros(1, config.d_value, device=device)
+        if notes:
+            texts = [note_text(note, config.value_fields) for note in notes]
+            asked = [note_text(note, config.key_fields) for note in notes]
+            keys = self.plug.key(self.features.vectors_of(asked))
+            spelt = (each.to(device) for each in byte_rows(texts)) if config.d_style else ()
+            values = self.plug.value(self.features.vectors_of(texts), *spelt)
+        index, mask = index.to(device), mask.to(device)
+        return self.plug.soft_tokens(self.plug.pool(query, keys[index], values[index], mask))
+
+    def nll(
+        self,
+        questions: Sequence[Question],
+        variants: Sequence[Tensor | None],
+        max_prompt: int | None,
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Nats and token counts [B] of the answers, for each variant of the soft tokens."""
+        sides = [self.llm.around_soft(q.input, max_prompt) for q in questions]
+        answers = [self.llm.tokens(q.output, special=False)[:MAX_ANSWER] for q in questions]
+        answers = [[*ids, self.llm.end] for ids in answers]
+        head = self.llm.run_heads([before for before, _ in sides])
+        tails = [after for _, after in sides]
+        return [self.llm.nll(head, soft, tails, answers) for soft in variants]
+
+    def loss(
+        self, batch: Batch, world: World | None = None, term: Contrast | None = None
+    ) -> Tensor:
+        """This process's part of the loss of a step.
+
+        The loss is the mean of nats per target token, plus, where the batch has rivals, the
+        weight times the mean of the contrastive term. Both means are over the whole step.
+
+        Args:
+            batch: this process's examples; none is too few.
+            world: the processes that share the step; None for this one alone.
+            term: the contrastive term's weight and margin; None for no such term.
+
+        Returns:
+            A part with gradients: the sum over the processes is the loss.
+        """
+        prompts = [q.input for q in batch.questions]
+        variants: list[Tensor | None] = [self.soft_tokens(prompts, batch.histories)]
+        rivalled = torch.tensor([rival is not None for rival in batch.rivals], dtype=torch.bool)
+        if term is not None and rivalled.any():
+            variants.append(self.soft_tokens(prompts, [rival or () for rival in batch.rivals]))
+        own, *swapped = self.nll(batch.questions, variants, MAX_PROMPT)
+        totals = torch.stack([own[1].sum(), rivalled.sum().to(own[1])])
+        tokens, pairs = totals if world is None else world.sum(totals)
+        loss = own[0].sum() / tokens
+        if term is not None and swapped:
+            summed = contrast(own, swapped[0], rivalled.to(own[0].device), term.margin)
+            loss = loss + term.weight * summed / pairs
+        return loss
+
+    @torch.no_grad()
+    def score(self, questions: Sequence[Question], seed: int) -> np.ndarray:
+        """Nats of every question's answer for each of ``VARIANTS``, and its token count.
+
+        Returns:
+            float64 [len(questions), len(VARIANTS) + 1], in the order of ``questions``.
+        """
+        swapped = swap_histories(questions, seed)
+        table = np.zeros((len(questions), len(VARIANTS) + 1))
+        order = sorted(range(len(questions)), key=lambda i: len(questions[i].input))
+        for start in range(0, len(order), 16):
+            chosen = order[start : start + 16]
+            part = [questions[i] for i in chosen]
+            prompts = [q.input for q in part]
+            variants = [
+                self.soft_tokens(prompts, [q.history for q in part]),
+                self.soft_tokens(prompts, [swapped[i] for i in chosen]),
+                self.soft_tokens(prompts, [() for _ in part]),
+                None,
+            ]
+            scored = self.nll(part, variants, None)
+            columns = [nats for nats, _ in scored] + [scored[0][1]]
+            table[chosen] = torch.stack(columns, 1).cpu().numpy()
+        return table
+
+    def evaluate(self, questions: Sequence[Question], seed: int) -> dict[str, dict[str, float]]:
+        """Nats per target token by task and variant."""
+        table = self.score(questions, seed)
+        tasks = np.array([q.task for q in questions])
+        report = {}
+        for task in sorted(set(tasks)):
+            *nats, count = table[tasks == task].sum(0)
+            report[f"task {task}"] = {
+                name: float(total / count) for name, total in zip(VARIANTS, nats, strict=True)
+            }
+        return report
