@@ -1,114 +1,142 @@
-"""Likelihood of what dev users wrote, with their own history and with the controls.
+"""Ask the questions of a LaMP file by several methods, and say what they differ by.
 
-    python -m export.evaluate runs/a/plug.pt --data DATA --gguf MODEL.gguf --limit 200
+    python -m export.evaluate --questions dev_questions.json --outputs dev_outputs.json \\
+        --plug PLUG --instruction instruction.npy --limit 60 --seed 0 \\
+        --methods none,instruction,bm25-4,persona,swapped --json OUT.json --html REPORT.html
 
-Prints, for each task, nats per target token with the person's own history, with another person's
-through the same plug (*swapped*), with the null note alone (*cold*) and with no soft tokens
-(*none*); and the differences own - swapped and own - none with 95 % intervals from a paired
-bootstrap over users. Below zero is better. Dev users were never trained on.
+Prints a table: every metric with its 95 % interval (bootstrap over users), nats per target token,
+prompt tokens, seconds. Every answer is kept as soon as it is there: a run that was stopped goes on
+with the same command, and so does one that is given more methods. docs/evaluation.md has results.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import torch
-
-from export.data import Question
-from export.features import Features
-from export.frozen import FrozenLLM
-from export.minilm import find_minilm
-from export.onnx import load_plug
-from export.train import TEMPLATE, VARIANTS, Trainer, dev_questions
-
-DRAWS = 2000
+from export.asking import evaluate, open_setup
+from export.data import write_predictions
+from export.methods import KNOWN, parse_method
+from export.records import Run
+from export.summary import show, summarise
+from export.tasks import task_of
+from ppedge.errors import PpedgeError
 
 
-def bootstrap(
-    nats: np.ndarray, counts: np.ndarray, users: Sequence[str], seed: int
-) -> tuple[float, float]:
-    """95 % interval of sum(nats) / sum(counts), resampling whole users.
+def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line, checked as far as that goes without opening a file."""
+    parser = argparse.ArgumentParser(
+        prog="python -m export.evaluate",
+        description=__doc__,
+        epilog=f"methods: {', '.join(KNOWN)}; K is a number of notes",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--questions", type=Path, required=True, help="LaMP questions file, .json or .json.gz")
+    add("--outputs", type=Path, required=True, help="the outputs (gold answers) file to it")
+    add("--methods", required=True, help="names, separated by commas (see below)")
+    add("--json", type=Path, required=True, help="the run is saved here, its journal beside it")
+    add("--plug", type=Path, help="folder or .zip (default: the one ppedge ships)")
+    add("--llm", type=Path, help="GGUF file (default: the packaged model)")
+    add("--instruction", type=Path, help="instruction.npy of a training with --persona-tokens 0")
+    add("--limit", type=_positive, help="ask this many questions, a seeded choice (default: all)")
+    add("--seed", type=int, default=0, help="of choices, swaps, tuning, intervals (default: 0)")
+    add("--decode", choices=("greedy", "beam", "both"), default="greedy",
+        help="how open tasks are answered; beam has width 4 (default: greedy)")  # fmt: skip
+    add("--sample-users", type=_positive, default=12, metavar="N",
+        help="users that usertuned and lora are trained for (default: 12)")  # fmt: skip
+    add("--against", metavar="METHOD", help="what the others are set against (default: none)")
+    add("--html", type=Path, help="also write a self-contained page")
+    add("--predictions", type=Path, metavar="DIR", help="also write the official predictions files")
+    add("--context", type=_positive, default=4096, help="positions of the model (default: 4096)")
+    add("--threads", type=_positive, help="CPU threads of the model (default: chosen)")
+    args = parser.parse_args(words)
+    try:
+        args.methods = [parse_method(name.strip()) for name in args.methods.split(",")]
+    except ValueError as error:
+        parser.error(str(error))
+    _check(args, parser)
+    return args
+
+
+def _positive(word: str) -> int:
+    if not word.isdecimal() or int(word) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number above 0, not '{word}'")
+    return int(word)
+
+
+def _check(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    names = [method.name for method in args.methods]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        parser.error(f"--methods names '{twice}' twice")
+    if args.against is None and "none" in names:
+        args.against = "none"
+    if args.against is not None and args.against not in names:
+        parser.error(f"--against {args.against}: not among the --methods")
+    if args.seed < 0:
+        parser.error(f"--seed must be at least 0, not {args.seed}")
+    needy = [method.name for method in args.methods if method.needs_instruction]
+    if needy and args.instruction is None:
+        parser.error(f"{needy[0]} needs --instruction, the instruction.npy of a training")
+    for path in (args.json, args.html):
+        if path is not None and not path.absolute().parent.is_dir():
+            parser.error(f"{path}: there is no folder {path.parent}")
+
+
+def write_all_predictions(run: Run, folder: Path, n_golds: int) -> None:
+    """The official predictions file of each method: METHOD.json, and METHOD.beam.json of beams.
 
     Args:
-        nats: float64 [n], a difference of two variants on the same answers.
-        counts: float64 [n], target tokens.
-        users: who was asked, [n].
-        seed: of the resampling.
+        run: what was answered.
+        folder: where to; made.
+        n_golds: how many questions the outputs file has; fewer predictions are warned of.
     """
-    _, owner = np.unique(np.array(users), return_inverse=True)
-    # A user's questions are drawn together: they are not independent of each other.
-    by_user = np.stack([np.bincount(owner, nats), np.bincount(owner, counts)])
-    rng = np.random.default_rng(seed)
-    drawn = rng.integers(by_user.shape[1], size=(DRAWS, by_user.shape[1]))
-    sums = by_user[:, drawn].sum(-1)
-    low, high = np.quantile(sums[0] / sums[1], [0.025, 0.975])
-    return float(low), float(high)
+    folder.mkdir(parents=True, exist_ok=True)
+    alone = run.settings["decode"] == "beam" and task_of(run.task).kind == "text"
+    short = n_golds
+    for method in run.methods:
+        records = [record for record in run.records if record.method == method]
+        answers = {record.id: record.prediction for record in records}
+        path = folder / f"{method}{'.beam' if alone else ''}.json"
+        write_predictions(path, run.task_name, answers)
+        beams = {record.id: record.beam for record in records if record.beam is not None}
+        if beams:
+            write_predictions(folder / f"{method}.beam.json", run.task_name, beams)
+        short = min(short, len(answers))
+    if short < n_golds:
+        print(
+            f"export.evaluate: some files in {folder} have {short} of {n_golds} ids; LaMP's own "
+            "script takes a file with all of them only",
+            file=sys.stderr,
+        )
 
 
-def summarise(questions: Sequence[Question], table: np.ndarray, seed: int) -> list[dict]:
-    """One record a task: users, questions, each variant, and the two differences."""
-    tasks = np.array([q.task for q in questions])
-    records = []
-    for task in sorted(set(tasks.tolist())):
-        rows = table[tasks == task]
-        users = [q.user for q in questions if q.task == task]
-        counts = rows[:, -1]
-        record = {"task": task, "users": len(set(users)), "questions": len(users)}
-        for column, name in enumerate(VARIANTS):
-            record[name] = float(rows[:, column].sum() / counts.sum())
-        for other in ("swapped", "none"):
-            nats = rows[:, 0] - rows[:, VARIANTS.index(other)]
-            record[f"own-{other}"] = float(nats.sum() / counts.sum())
-            record[f"own-{other} 95%"] = bootstrap(nats, counts, users, seed)
-        records.append(record)
-    return records
-
-
-def show(records: Sequence[dict]) -> str:
-    """The records as a Markdown table."""
-    lines = [
-        "| task | users | questions | own | swapped | cold | none | own - swapped | own - none |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for r in records:
-        cells = [str(r["task"]), str(r["users"]), str(r["questions"])]
-        cells += [f"{r[name]:.3f}" for name in VARIANTS]
-        for other in ("swapped", "none"):
-            low, high = r[f"own-{other} 95%"]
-            cells.append(f"{r[f'own-{other}']:+.3f} [{low:+.3f}, {high:+.3f}]")
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--data", type=Path, required=True, help="folder of LaMP_N_style folders")
-    parser.add_argument("--gguf", type=Path, required=True)
-    parser.add_argument("--encoder", type=Path, help="MiniLM folder (default: the package's)")
-    parser.add_argument("--features", type=Path, help="file that keeps the text vectors")
-    parser.add_argument("--tasks", type=int, nargs="+", default=[4, 5, 6, 7])
-    parser.add_argument("--limit", type=int, default=200, help="questions a task")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, help="also write the figures here")
-    args = parser.parse_args()
-    plug, _ = load_plug(args.checkpoint)
-    llm = FrozenLLM(args.gguf, TEMPLATE, torch.bfloat16)
-    trainer = Trainer(plug, llm, Features(args.encoder or find_minilm(), args.features))
-    records = []
-    for task in args.tasks:
-        questions = dev_questions(args.data, [task], args.limit, args.seed)
-        records += summarise(questions, trainer.score(questions, args.seed), args.seed)
-        print(f"task {task} done", file=sys.stderr)
-    print(show(records))
-    if args.json:
-        args.json.write_text(json.dumps(records, indent=2) + "\n")
+    args = parse(words)
+    try:
+        with open_setup(args) as setup:
+            run = evaluate(setup)
+            n_golds = len(setup.golds)
+        run.save(args.json)
+        rows = summarise(run, args.against, args.seed)
+        print(show(rows))
+        for method, count in run.settings["shortened"].items():
+            print(f"- {method}: {count} prompts were cut to fit {run.settings['context']} tokens.")
+        if args.predictions:
+            write_all_predictions(run, args.predictions, n_golds)
+        if args.html:
+            from export.report import report
+
+            args.html.write_text(report(run, rows), encoding="utf-8")
+    except KeyboardInterrupt:
+        said = f"export.evaluate: stopped; the same command goes on from {args.json}l"
+        print(said, file=sys.stderr)
+        raise SystemExit(130) from None
+    except (PpedgeError, OSError, ValueError) as error:
+        raise SystemExit(f"export.evaluate: {error}") from None
 
 
 if __name__ == "__main__":

@@ -1,38 +1,349 @@
+"""The evaluation command on small LaMP folders: what it answers, keeps, resumes and writes."""
+
+import dataclasses
+import json
+import re
+from collections import Counter
+
 import numpy as np
 import pytest
 
-from export.data import Question
-from export.evaluate import bootstrap, show, summarise
+from export.asking import open_setup
+from export.data import choose, with_swaps
+from export.evaluate import main, parse
+from export.methods import Asked, Bench, parse_method
+from export.records import Journal, Record, Run
+from ppedge.defaults import find_model, find_plug
+from ppedge.llm import Sampling
+from ppedge.plug import Plug
+from tests import tiny_gguf, tiny_plug
+from tests.export import lamp
+
+METHODS = "none,instruction,bm25-1,persona,swapped"
 
 
-def questions(users, task=6):
-    return [Question(str(i), user, task, "in", "out", ()) for i, user in enumerate(users)]
+def files(folder):
+    """The command's words that name a LaMP folder's dev files."""
+    return ["--questions", str(folder / "dev_questions.json"),
+            "--outputs", str(folder / "dev_outputs.json")]  # fmt: skip
 
 
-def test_the_table_s_figures_are_the_hand_computed_ones():
-    # nats: own, swapped, cold, none; then the token count
-    table = np.array([[2, 4, 6, 8, 2], [4, 4, 4, 4, 2], [9, 9, 9, 12, 6]], float)
-    [first, second] = summarise(questions("ab", 4) + questions("c", 6), table, seed=0)
-    assert (first["own"], first["swapped"], first["cold"], first["none"]) == (1.5, 2, 2.5, 3)
-    assert first["own-swapped"] == -0.5
-    assert second["own-none"] == -0.5
-    assert "| 4 | 2 | 2 | 1.500 | 2.000 | 2.500 | 3.000 | -0.500 [" in show([first, second])
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A tiny model, its plug and an instruction, as words of the command."""
+    folder = tmp_path_factory.mktemp("tiny")
+    model = tiny_gguf.write(folder / "tiny.gguf", n_ctx=2048)
+    plug = tiny_plug.write(folder / "plug", model)
+    rows = np.random.default_rng(0).normal(0, 1, (2, Plug(plug).manifest.llm.n_embd))
+    np.save(folder / "instruction.npy", rows.astype(np.float32))
+    return ["--plug", str(plug), "--llm", str(model), "--threads", "1",
+            "--instruction", str(folder / "instruction.npy")]  # fmt: skip
 
 
-def test_the_interval_covers_the_true_difference_about_95_times_in_100():
-    rng = np.random.default_rng(0)
-    covered = 0
-    for trial in range(200):
-        users = [str(u) for u in range(40) for _ in range(3)]
-        manner = np.repeat(rng.normal(-0.1, 0.3, 40), 3)  # a user's answers go together
-        counts = rng.integers(5, 15, 120).astype(float)
-        nats = (manner + rng.normal(0, 0.1, 120)) * counts
-        low, high = bootstrap(nats, counts, users, seed=trial)
-        covered += low <= -0.1 <= high
-    assert 0.89 <= covered / 200 <= 0.99
+@pytest.fixture(scope="module")
+def headlines(tmp_path_factory):
+    return lamp.write(tmp_path_factory.mktemp("lamp"), task=4, users=3, each=2, notes=4)
 
 
-def test_one_user_s_many_questions_do_not_narrow_the_interval():
-    few = bootstrap(np.array([1.0, -1.0]), np.ones(2), ["a", "b"], seed=0)
-    many = bootstrap(np.repeat([1.0, -1.0], 50), np.ones(100), ["a"] * 50 + ["b"] * 50, seed=0)
-    assert few == pytest.approx(many)
+def without_seconds(run: Run) -> dict:
+    whole = dataclasses.asdict(run)
+    for record in whole["records"]:
+        del record["first_s"], record["answer_s"]
+    return whole
+
+
+# --- end to end -----------------------------------------------------------------------------------
+
+
+def test_the_default_model_and_plug_answer_a_folder(tmp_path, capsys):
+    folder = lamp.write(tmp_path, task=6, users=2, each=1, notes=4)
+    np.save(tmp_path / "i.npy", np.zeros((2, 576), np.float32))
+    out = tmp_path / "out.json"
+    words = [*files(folder), "--methods", METHODS, "--json", str(out), "--html",
+             str(tmp_path / "out.html"), "--instruction", str(tmp_path / "i.npy"),
+             "--threads", "1"]  # fmt: skip
+    main(words)
+    printed = capsys.readouterr().out
+    run = Run.load(out)
+    assert run.methods == METHODS.split(",")
+    assert Counter(r.method for r in run.records) == dict.fromkeys(run.methods, 2)
+    for method in run.methods:
+        assert f"| {method} | 2 | 2 |" in printed
+    by_method = {m: [r for r in run.records if r.method == m] for m in run.methods}
+    tokens = {m: np.array([r.prompt_tokens for r in records]) for m, records in by_method.items()}
+    assert (tokens["instruction"] - tokens["none"] == 2).all()
+    assert (tokens["persona"] - tokens["none"] == 8).all()
+    assert (tokens["bm25-1"] > tokens["none"] + 20).all()
+    for record in run.records:
+        assert 0 < record.first_s <= record.answer_s
+        assert record.prediction.strip() == record.prediction
+        assert record.beam is None
+        assert record.history == 4
+        # The mean of a model that knows nothing would be log 49152 = 10.8 nats.
+        assert 0 < record.nats / record.target_tokens < 9
+    assert "<table" in (tmp_path / "out.html").read_text()
+    assert run.golds.keys() == run.inputs.keys() == {r.id for r in run.records}
+
+
+def test_an_open_answer_is_greedy_and_the_gold_is_scored_with_its_end(tiny, headlines, tmp_path):
+    words = [*files(headlines), *tiny, "--methods", "none,persona,swapped", "--json",
+             str(tmp_path / "o.json"), "--decode", "both", "--limit", "3"]  # fmt: skip
+    main(words)
+    args = parse(words)
+    records = {(r.id, r.method): r for r in Run.load(tmp_path / "o.json").records}
+    asked = [Asked(*pair) for pair in with_swaps(choose(args.questions, args.outputs, 3, 0), 0)]
+    with open_setup(args) as setup:
+        bench = Bench(setup.llm, setup.plug, instruction=setup.instruction)
+        for a in asked:
+            for method in args.methods:
+                record = records[a.question.id, method.name]
+                segments = bench.compose(method, a).segments
+                sampling = Sampling(temperature=0, max_tokens=48)
+                assert record.prediction == setup.llm.generate(segments, sampling).read().strip()
+                [score] = setup.llm.score(segments, [a.question.output], end=True)
+                # Float weights: another past of the context shows in the last bits.
+                assert record.nats == pytest.approx(-score.logprob, rel=1e-4)
+                assert record.target_tokens == score.tokens
+                assert score.tokens == len(setup.llm.tokenize(a.question.output)) + 1
+                beam = setup.llm.beam_search(segments, width=4, max_tokens=48)
+                assert record.beam == beam.text.strip()
+
+
+def test_the_history_that_swapped_sees_is_another_user_s(tiny, headlines, tmp_path):
+    out = tmp_path / "o.json"
+    main([*files(headlines), *tiny, "--methods", "persona,swapped", "--json", str(out)])
+    run = Run.load(out)
+    args = parse([*files(headlines), *tiny, "--methods", "swapped", "--json", str(out)])
+    histories = {}
+    for question in choose(args.questions, args.outputs, None, 0):
+        histories[question.user] = question.history
+    pairs = list(with_swaps(choose(args.questions, args.outputs, None, 0), 0))
+    with open_setup(args) as setup:
+        bench = Bench(setup.llm, setup.plug)
+        persona = parse_method("persona")
+        for question, swap in pairs:
+            assert swap != question.history
+            assert swap in histories.values()
+            given = Asked(dataclasses.replace(question, history=swap))
+            [score] = setup.llm.score(
+                bench.compose(persona, given).segments, [question.output], end=True
+            )
+            [record] = [r for r in run.records if (r.id, r.method) == (question.id, "swapped")]
+            assert record.nats == pytest.approx(-score.logprob, rel=1e-4)
+    nats = {m: [r.nats for r in run.records if r.method == m] for m in run.methods}
+    assert nats["persona"] != nats["swapped"]
+
+
+@pytest.mark.parametrize("task", [1, 2, 3])
+def test_closed_tasks_are_answered_by_their_most_likely_option(tiny, tmp_path, task):
+    folder = lamp.write(tmp_path, task=task, users=2, each=2, notes=3)
+    out = tmp_path / "o.json"
+    words = [*files(folder), *tiny, "--methods", "none,recency-1", "--json", str(out)]
+    main([*words, "--decode", "both"])
+    run = Run.load(out)
+    args = parse(words)
+    offered = {1: ("[1]", "[2]"), 2: lamp.MOVIE_TAGS, 3: ("1", "2", "3", "4", "5")}[task]
+    with open_setup(args) as setup:
+        bench = Bench(setup.llm, setup.plug)
+        for question in choose(args.questions, args.outputs, None, 0):
+            segments = bench.compose(parse_method("recency-1"), Asked(question)).segments
+            scores = setup.llm.score(segments, offered, end=True)
+            [record] = [r for r in run.records if (r.id, r.method) == (question.id, "recency-1")]
+            assert record.prediction == max(scores, key=lambda s: s.logprob).option
+            [gold] = [s for s in scores if s.option == question.output]
+            assert record.nats == pytest.approx(-gold.logprob, rel=1e-4)
+            assert record.target_tokens == gold.tokens
+            assert record.beam is None
+
+
+def test_a_gold_that_is_no_option_is_scored_all_the_same(tiny, tmp_path):
+    folder = lamp.write(tmp_path, task=3, users=1, each=1, notes=3)
+    lamp.write_json(
+        folder / "dev_outputs.json",
+        {"task": "LaMP_3_style", "golds": [{"id": "0003", "output": "4.5"}]},
+    )
+    main([*files(folder), *tiny, "--methods", "none", "--json", str(tmp_path / "o.json")])
+    [record] = Run.load(tmp_path / "o.json").records
+    assert record.prediction in ("1", "2", "3", "4", "5")
+    assert record.target_tokens == 4
+
+
+def test_what_is_trained_for_a_user_is_for_a_sample_of_them(tmp_path):
+    folder = lamp.write(tmp_path, task=6, users=3, each=1, notes=3)
+    np.save(tmp_path / "i.npy", np.zeros((2, 576), np.float32))
+    out = tmp_path / "o.json"
+    main([*files(folder), "--methods", "none,usertuned,instruction+usertuned,lora", "--json",
+          str(out), "--instruction", str(tmp_path / "i.npy"), "--sample-users", "1",
+          "--threads", "1"])  # fmt: skip
+    run = Run.load(out)
+    sampled = [r for r in run.records if r.method != "none"]
+    assert [r.method for r in sampled] == ["usertuned", "instruction+usertuned", "lora"]
+    [user] = {r.user for r in sampled}
+    [none] = [r for r in run.records if (r.method, r.user) == ("none", user)]
+    assert [r.prompt_tokens - none.prompt_tokens for r in sampled] == [8, 2, 0]
+    for record in sampled:
+        assert record.target_tokens == none.target_tokens
+        assert record.nats < none.nats  # Three notes in one manner are easy to learn from.
+
+
+# --- stopping and going on ------------------------------------------------------------------------
+
+
+class Stopped(Journal):
+    """A journal during whose fifth record somebody presses Ctrl-C."""
+
+    def add(self, record: Record) -> None:
+        super().add(record)
+        if len(self.records) == 5:
+            raise KeyboardInterrupt
+
+
+def test_a_stopped_run_goes_on_to_the_run_that_a_straight_one_gives(
+    tiny, headlines, tmp_path, monkeypatch, capsys
+):
+    words = [*files(headlines), *tiny, "--methods", METHODS]
+    straight, stopped = tmp_path / "straight.json", tmp_path / "stopped.json"
+    main([*words, "--json", str(straight)])
+    with monkeypatch.context() as patch:
+        patch.setattr("export.asking.Journal", Stopped)
+        with pytest.raises(SystemExit) as caught:
+            main([*words, "--json", str(stopped)])
+    assert caught.value.code == 130
+    assert f"goes on from {stopped}l" in capsys.readouterr().err
+    assert not stopped.exists()
+    with open(f"{stopped}l", "ab") as journal:  # A power cut in the middle of a line.
+        journal.write(b'{"id": "0004", "us')
+    main([*words, "--json", str(stopped)])
+    assert without_seconds(Run.load(stopped)) == without_seconds(Run.load(straight))
+    # Seconds too, of what had been answered before.
+    lines = (tmp_path / "stopped.jsonl").read_text().splitlines()
+    first = [json.loads(line) for line in lines[1:6]]
+    kept = [dataclasses.asdict(r) for r in Run.load(stopped).records]
+    assert all(record in kept for record in first)
+
+
+def test_more_methods_are_added_to_a_finished_run_and_fewer_are_shown(tiny, headlines, tmp_path):
+    out = tmp_path / "o.json"
+    words = [*files(headlines), *tiny, "--json", str(out), "--limit", "2"]
+    main([*words, "--methods", "none"])
+    first = Run.load(out).records
+    main([*words, "--methods", "instruction,none"])
+    both = Run.load(out)
+    assert both.methods == ["instruction", "none"]
+    assert both.records[2:] == first  # not asked again: the very seconds are the same
+    main([*words, "--methods", "instruction"])
+    assert Run.load(out).records == both.records[:2]
+
+
+def test_other_settings_are_not_mixed_in(tiny, headlines, tmp_path):
+    words = [*files(headlines), *tiny, "--methods", "none", "--json", str(tmp_path / "o.json")]
+    main([*words, "--limit", "1"])
+    with pytest.raises(SystemExit, match=r"^export.evaluate: .*other settings \(limit, seed\)"):
+        main([*words, "--limit", "2", "--seed", "1"])
+
+
+def test_cut_prompts_are_counted_and_so_they_are_when_a_run_goes_on(
+    tiny, headlines, tmp_path, capsys
+):
+    words = [*files(headlines), *tiny, "--methods", "none,bm25-4", "--context", "300"]
+    for _ in range(2):
+        main([*words, "--json", str(tmp_path / "o.json"), "--limit", "2"])
+        assert Run.load(tmp_path / "o.json").settings["shortened"] == {"bm25-4": 2}
+        assert "bm25-4: 2 prompts were cut to fit 300 tokens" in capsys.readouterr().out
+
+
+# --- predictions ----------------------------------------------------------------------------------
+
+
+def test_predictions_are_official_files_one_a_method(tiny, headlines, tmp_path, capsys):
+    folder = tmp_path / "predictions"
+    words = [*files(headlines), *tiny, "--methods", "none,persona", "--decode", "both"]
+    main([*words, "--json", str(tmp_path / "o.json"), "--predictions", str(folder)])
+    run = Run.load(tmp_path / "o.json")
+    names = {"none.json", "none.beam.json", "persona.json", "persona.beam.json"}
+    assert {path.name for path in folder.iterdir()} == names
+    for name in names:
+        value = json.loads((folder / name).read_text())
+        assert list(value) == ["task", "golds"]
+        assert value["task"] == "LaMP_4_style"
+        field = "beam" if ".beam" in name else "prediction"
+        assert value["golds"] == [
+            {"id": r.id, "output": getattr(r, field)}
+            for r in run.records
+            if r.method == name.split(".")[0]
+        ]
+    assert not capsys.readouterr().err
+
+
+def test_a_beam_alone_is_the_answer_and_a_partial_file_is_warned_of(
+    tiny, headlines, tmp_path, capsys
+):
+    folder = tmp_path / "predictions"
+    words = [*files(headlines), *tiny, "--methods", "none", "--limit", "1"]
+    main([*words, "--decode", "both", "--json", str(tmp_path / "a.json")])
+    main([*words, "--decode", "beam", "--json", str(tmp_path / "b.json"),
+          "--predictions", str(folder)])  # fmt: skip
+    [both], [alone] = (Run.load(tmp_path / f"{name}.json").records for name in "ab")
+    assert (alone.prediction, alone.beam) == (both.beam, None)
+    assert [path.name for path in folder.iterdir()] == ["none.beam.json"]
+    assert "have 1 of 6 ids" in capsys.readouterr().err
+
+
+# --- refusals -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--methods", "none,persons"], "no method 'persons'"),
+        (["--methods", "none,bm25-0"], "no method 'bm25-0'"),
+        (["--methods", "none,none"], "--methods names 'none' twice"),
+        (["--methods", "instruction+bm25-1"], "instruction+bm25-1 needs --instruction"),
+        (["--methods", "none", "--against", "persona"], "--against persona: not among"),
+        (["--methods", "none", "--limit", "0"], "must be a whole number above 0, not '0'"),
+        (["--methods", "none", "--seed", "-1"], "--seed must be at least 0"),
+        (["--methods", "none", "--html", "nowhere/x.html"], "there is no folder nowhere"),
+        (["--methods", "none", "--decode", "wide"], "invalid choice"),
+    ],
+)
+def test_a_bad_command_is_refused_before_anything_is_opened(words, said, capsys, tmp_path):
+    with pytest.raises(SystemExit) as caught:
+        parse(["--questions", "q", "--outputs", "o", "--json", str(tmp_path / "o.json"), *words])
+    assert caught.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def refused(words, tmp_path) -> str:
+    """The one line that a run ends with that cannot begin."""
+    with pytest.raises(SystemExit) as caught:
+        main([*words, "--json", str(tmp_path / "o.json")])
+    said = str(caught.value.code)
+    assert re.fullmatch(r"export\.evaluate: .+", said)
+    assert not list(tmp_path.glob("o.json*"))
+    return said
+
+
+def test_what_does_not_fit_together_is_refused_in_one_line(tiny, headlines, tmp_path):
+    default = ["--plug", str(find_plug()), "--llm", str(find_model())]
+    open_task, none = files(headlines), ["--methods", "none"]
+    assert "another model" in refused([*open_task, *tiny, *none, *default[:2]], tmp_path)
+    np.save(tmp_path / "i.npy", np.zeros((2, 5), np.float32))
+    wrong = ["--instruction", str(tmp_path / "i.npy")]
+    assert "not float32 [2, 5]" in refused([*open_task, *tiny, *none, *wrong], tmp_path)
+    nothing = ["--instruction", str(tmp_path / "none.npy")]
+    assert "none.npy" in refused([*open_task, *tiny, *none, *nothing], tmp_path)
+    titles = files(lamp.write(tmp_path, task=1))
+    assert "lora: the notes of LaMP_1_style are titles" in refused(
+        [*titles, *tiny, "--methods", "none,lora"], tmp_path
+    )
+    missing = ["--questions", "nowhere.json", "--outputs", str(headlines / "dev_outputs.json")]
+    assert "nowhere.json" in refused([*missing, *tiny, *none], tmp_path)
+    alone = files(lamp.write(tmp_path / "alone", task=4, users=1))
+    assert "nobody to swap with" in refused([*alone, *tiny, "--methods", "swapped"], tmp_path)
+    plain = [*open_task, *tiny, "--methods", "persona-noinstruction"]
+    assert "n_instruction" in refused(plain, tmp_path)
+
+
+def test_a_context_that_holds_no_prompt_at_all_is_refused(tiny, headlines, tmp_path):
+    words = [*files(headlines), *tiny, "--methods", "none", "--context", "8"]
+    assert "larger context" in refused(words, tmp_path)
