@@ -26,11 +26,11 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from export import checkpoint
 from export.features import MAX_BYTES, MAX_TOKENS, open_tokenizer
 from export.golden import TEXTS, file_entry, write_golden
 from export.minilm import TextEncoder, find_minilm
 from export.model import PersonaPlug, PlugConfig
-from export.template import CHATML, parse_template, place_soft
 from ppedge.errors import PpedgeError
 from ppedge.fingerprint import Fingerprint, fingerprint
 from ppedge.golden import Vectors, shapes
@@ -138,29 +138,22 @@ class Graphs:
         return key.numpy(), value.numpy(), query[0].numpy(), self.projector(value).numpy()
 
 
-def load_plug(checkpoint: Path) -> tuple[PersonaPlug, dict[str, Any]]:
+def load_plug(path: Path) -> tuple[PersonaPlug, dict[str, Any]]:
     """The plug of a checkpoint, ready to run, and all that the checkpoint holds.
 
     Raises:
         SystemExit: the file is not a checkpoint that this code reads.
     """
     try:
-        state = torch.load(checkpoint, weights_only=True)
+        state = checkpoint.load(path)
         config = PlugConfig(**state["config"])
         n_soft = config.n_instruction + config.n_persona
         plug = PersonaPlug(config, torch.zeros(n_soft, config.n_embd))
         plug.load_state_dict(state["plug"])
-    except Exception as error:  # of the disk, pickle and torch: half a dozen kinds
-        line = " ".join(str(error).split())[:200]
-        raise SystemExit(f"{checkpoint} is no checkpoint of export.train: {line}") from None
+    except (ValueError, TypeError, RuntimeError) as error:  # of the file, PlugConfig and torch
+        line = " ".join(str(error).split())[:300]
+        raise SystemExit(f"{path} cannot be exported: {line}") from None
     return plug.eval().requires_grad_(False), state
-
-
-def template_of(state: dict[str, Any], config: PlugConfig) -> tuple[Part, ...]:
-    """The prompt template that a checkpoint was trained with; older ones name none."""
-    if "template" in state:
-        return parse_template(state["template"], "the checkpoint's template")
-    return place_soft(CHATML, config.soft)
 
 
 def write_graph(
@@ -309,7 +302,7 @@ def fitting(llm: Path, n_embd: int) -> Fingerprint:
 
 
 def export(
-    checkpoint: Path,
+    trained: Path,
     out: Path,
     llm: Path,
     encoder: Path,
@@ -317,10 +310,10 @@ def export(
     about: dict[str, Any],
     licence: str = "Apache-2.0",
 ) -> None:
-    """Write the plug of ``checkpoint`` to the folder ``out``, which must not exist.
+    """Write the plug of a checkpoint to the folder ``out``, which must not exist.
 
     Args:
-        checkpoint: ``plug.pt`` of a training.
+        trained: the checkpoint, ``plug.pt`` of a training.
         out: the plug's folder.
         llm: the GGUF that it was trained with.
         encoder: folder of the text encoder that it was trained with.
@@ -333,16 +326,19 @@ def export(
     """
     if out.exists():
         raise SystemExit(f"{out} exists already; name another folder, or remove it first")
-    plug, state = load_plug(checkpoint)
+    plug, state = load_plug(trained)
     if not plug.config.n_persona:
         raise SystemExit(
-            f"{checkpoint} has no persona rows: a trained instruction says the same for everybody "
+            f"{trained} has no persona rows: a trained instruction says the same for everybody "
             "and is no plug; evaluate it with the instruction.npy beside it"
         )
-    about = {"steps": state["step"], "seconds": round(state["seconds"]), **about}
+    about = {"steps": state["step"], "seconds": round(state.get("seconds", 0)), **about}
     found = fitting(llm, plug.config.n_embd)
-    template = template_of(state, plug.config)
+    template = checkpoint.template_of(state)
     graphs = Graphs.of(plug, encoder)
+    digest = graphs.notes.encoder.digest()
+    if state.get("inputs", {}).get("encoder", digest) != digest:
+        raise SystemExit(f"--encoder: {encoder} is not the encoder that {trained} was trained with")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent) as scratch:
         folder = Path(scratch) / "plug"

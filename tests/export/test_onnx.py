@@ -26,9 +26,8 @@ from export.onnx import (
     export,
     load_plug,
     main,
-    template_of,
 )
-from export.template import CHATML, list_parts
+from export.template import list_parts
 from ppedge.defaults import find_model
 from ppedge.errors import PpedgeError
 from ppedge.history import Note
@@ -245,13 +244,6 @@ def int8_matrices(graph: Path) -> list[tuple[int, ...]]:
     return [tuple(w.dims) for w in weights if w.data_type == onnx.TensorProto.INT8]
 
 
-@pytest.mark.parametrize(("soft", "at"), [("after", 2), ("before", -1)])
-def test_soft_tokens_stand_where_they_were_trained(world: World, soft: str, at: int) -> None:
-    template = template_of({}, world.plug(soft=soft).config)
-    assert [part for part in template if part.slot != "soft"] == list(CHATML)
-    assert template.index(Part(slot="soft")) - template.index(Part(slot="prompt")) == at
-
-
 def test_golden_vectors_are_those_of_torch(
     world: World, exported: tuple[Plug, PersonaPlug]
 ) -> None:
@@ -327,7 +319,7 @@ def test_the_default_model_and_encoder_are_exported_alike(tmp_path: Path) -> Non
 def refused(world: World, tmp_path: Path, plug: PersonaPlug, **change: Any) -> str:
     """Export with ``change``d arguments, expecting one line; nothing may be written."""
     arguments: dict[str, Any] = {
-        "checkpoint": world.checkpoint(tmp_path / "plug.pt", plug),
+        "trained": world.checkpoint(tmp_path / "plug.pt", plug),
         "out": tmp_path / "plug",
         "llm": world.model,
         "encoder": world.encoder,
@@ -370,8 +362,8 @@ def test_a_file_that_is_no_checkpoint_is_named(
 ) -> None:
     path = world.checkpoint(tmp_path / "spoiled.pt", world.plug())
     spoil(path)
-    message = refused(world, tmp_path, world.plug(), checkpoint=path)
-    assert "spoiled.pt is no checkpoint" in message
+    message = refused(world, tmp_path, world.plug(), trained=path)
+    assert "spoiled.pt cannot be exported" in message
 
 
 def test_an_encoder_of_another_width_is_refused_with_both_widths(
@@ -381,6 +373,14 @@ def test_an_encoder_of_another_width_is_refused_with_both_widths(
     message = refused(world, tmp_path, world.plug(), encoder=wide)
     assert "vectors of 40 numbers" in message
     assert "trained on 32" in message
+
+
+def test_another_encoder_of_the_same_width_is_refused(world: World, tmp_path: Path) -> None:
+    other = tiny_bert.write(tmp_path / "other", seed=1)
+    inputs = {"encoder": TextEncoder.read(world.encoder).digest()}
+    path = world.checkpoint(tmp_path / "told.pt", world.plug(), inputs=inputs)
+    message = refused(world, tmp_path, world.plug(), trained=path, encoder=other)
+    assert f"{other} is not the encoder that {path} was trained with" in message
 
 
 def test_a_folder_without_an_encoder_is_refused(world: World, tmp_path: Path) -> None:
