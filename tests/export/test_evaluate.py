@@ -18,6 +18,7 @@ from ppedge.llm import Sampling
 from ppedge.plug import Plug
 from tests import tiny_gguf, tiny_plug
 from tests.export import lamp
+from tests.tiny_plug import N_SOFT
 
 METHODS = "none,instruction,bm25-1,persona,swapped"
 
@@ -56,7 +57,7 @@ def without_seconds(run: Run) -> dict:
 
 
 def test_the_default_model_and_plug_answer_a_folder(tmp_path, capsys):
-    folder = lamp.write(tmp_path, task=6, users=2, each=1, notes=4)
+    folder = lamp.write(tmp_path, task=6, users=2, each=1, notes=3)
     np.save(tmp_path / "i.npy", np.zeros((2, 576), np.float32))
     out = tmp_path / "out.json"
     words = [*files(folder), "--methods", METHODS, "--json", str(out), "--html",
@@ -78,7 +79,7 @@ def test_the_default_model_and_plug_answer_a_folder(tmp_path, capsys):
         assert 0 < record.first_s <= record.answer_s
         assert record.prediction.strip() == record.prediction
         assert record.beam is None
-        assert record.history == 4
+        assert record.history == 3
         # The mean of a model that knows nothing would be log 49152 = 10.8 nats.
         assert 0 < record.nats / record.target_tokens < 9
     assert "<table" in (tmp_path / "out.html").read_text()
@@ -168,22 +169,30 @@ def test_a_gold_that_is_no_option_is_scored_all_the_same(tiny, tmp_path):
     assert record.target_tokens == 4
 
 
-def test_what_is_trained_for_a_user_is_for_a_sample_of_them(tmp_path):
-    folder = lamp.write(tmp_path, task=6, users=3, each=1, notes=3)
-    np.save(tmp_path / "i.npy", np.zeros((2, 576), np.float32))
+def test_what_is_trained_for_a_user_is_for_a_sample_of_them(tiny, tmp_path):
+    folder = lamp.write(tmp_path, task=6, users=3, each=2, notes=3)
     out = tmp_path / "o.json"
-    main([*files(folder), "--methods", "none,usertuned,instruction+usertuned,lora", "--json",
-          str(out), "--instruction", str(tmp_path / "i.npy"), "--sample-users", "1",
-          "--threads", "1"])  # fmt: skip
+    words = [*files(folder), *tiny, "--json", str(out), "--sample-users", "1"]
+    main([*words, "--methods", "none,usertuned,instruction+usertuned,lora"])
     run = Run.load(out)
     sampled = [r for r in run.records if r.method != "none"]
-    assert [r.method for r in sampled] == ["usertuned", "instruction+usertuned", "lora"]
+    tuned = ["usertuned", "instruction+usertuned", "lora"]
+    assert [r.method for r in sampled] == [name for name in tuned for _ in range(2)]
     [user] = {r.user for r in sampled}
-    [none] = [r for r in run.records if (r.method, r.user) == ("none", user)]
-    assert [r.prompt_tokens - none.prompt_tokens for r in sampled] == [8, 2, 0]
+    none = {r.id: r for r in run.records if r.method == "none"}
+    assert {r.id for r in sampled} == {id_ for id_, r in none.items() if r.user == user}
+    extra = {"usertuned": N_SOFT, "instruction+usertuned": 2, "lora": 0}
     for record in sampled:
-        assert record.target_tokens == none.target_tokens
-        assert record.nats < none.nats  # Three notes in one manner are easy to learn from.
+        plain = none[record.id]
+        assert record.prompt_tokens == plain.prompt_tokens + extra[record.method]
+        assert record.target_tokens == plain.target_tokens
+        assert record.nats != plain.nats
+    nats = {m: sum(r.nats for r in sampled if r.method == m) for m in tuned}
+    # Three notes in one manner are easy to learn from, even for a model of random weights.
+    assert nats["usertuned"] < sum(none[r.id].nats for r in sampled if r.method == "usertuned")
+    # The same users the next time, and none of them trained for again.
+    main([*words, "--methods", "usertuned"])
+    assert Run.load(out).records == sampled[:2]
 
 
 # --- stopping and going on ------------------------------------------------------------------------
