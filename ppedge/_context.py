@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppedge import _llama
-from ppedge._branches import Branches
+from ppedge._branches import Branches, count_sequences
 from ppedge._ggml import Cancel
 from ppedge._session import Aborted, Session
 from ppedge.errors import ModelError
@@ -139,8 +139,11 @@ class Context:
         at, n_read = len(prompt.decoder), len(prompt.encoder)
         if not n_read:
             self.settle(prompt, cancel)
+        sequences = count_sequences(width)
+        # llama.cpp aborts where a batch cannot hold a position of every sequence.
+        n_batch = max(sequences, n_read)
         session = Session(
-            self._model, n_ctx=max(cells, n_read), n_batch=max(width, n_read), sequences=width
+            self._model, n_ctx=max(cells, n_batch), n_batch=n_batch, sequences=sequences
         )
         with closing(session):
             session.watch(cancel)
@@ -163,9 +166,9 @@ class Context:
         first = self._gguf.get(f"{architecture}.rope.scaling.original_context_length", 0)
         if n_ctx <= first < cells:
             raise ModelError(
-                f"these beams take {cells} positions together, and with this model only {first} fit "
-                f"beside a context of {n_ctx}; use fewer or shorter beams, or ask for a context "
-                f"above {first} (--context, n_ctx)"
+                f"these beams take {cells} positions together, and with this model only {first} "
+                f"fit beside a context of {n_ctx}; use fewer or shorter beams, or ask for a "
+                f"context above {first} (--context, n_ctx)"
             )
         return max(cells, n_ctx)
 

@@ -38,7 +38,7 @@ class Session:
     """What a model has read in one go, and may read on from; the model outlives it.
 
     A session may hold several sequences, numbered from 0. They share the cells of the positions
-    that they have in common; everything here but ``share`` and ``decode_each`` means sequence 0.
+    that they have in common; what names no sequence means sequence 0.
 
     Attributes:
         n_ctx: positions that fit, those of all sequences together; n_batch: that one call takes.
@@ -202,13 +202,15 @@ class Session:
         """Forget every position."""
         C.llama_memory_clear(self._memory, True)
 
-    def share(self, source: int, target: int) -> None:
-        """Make sequence ``target`` hold what sequence ``source`` does, in the same cells."""
-        self.drop(target)
-        C.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+    def share(self, source: int, target: int, start: int = 0) -> None:
+        """Let sequence ``target`` hold what ``source`` does from position ``start``, not copied.
+
+        It must not hold any of these cells yet.
+        """
+        C.llama_memory_seq_cp(self._memory, source, target, start, -1)
 
     def drop(self, sequence: int) -> None:
-        """Forget one sequence."""
+        """Forget one sequence; cells that no other holds are free."""
         C.llama_memory_seq_rm(self._memory, sequence, -1, -1)
 
     def take(self, other: Session) -> None:

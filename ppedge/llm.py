@@ -17,10 +17,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ppedge import _llama
+from ppedge._branches import MAX_WIDTH
 from ppedge._context import Context, Prompt, Row
 from ppedge._ggml import Cancel
 from ppedge._preflight import ensure_loadable
-from ppedge._session import MAX_SEQUENCES, Aborted
+from ppedge._session import Aborted
 from ppedge.beam import Beam, Search
 from ppedge.closing import Closing
 from ppedge.errors import ModelError
@@ -299,7 +300,7 @@ class LLM(Closing):
 
         Args:
             segments: the prompt.
-            width: beams to keep, 1 to 256 (llama.cpp's limit).
+            width: beams to keep, 1 to 255 (llama.cpp's limit).
             max_tokens: tokens that the text may have, its end token included.
             length_penalty: -10 to 10; above 0 favours longer texts, 0 compares log-probabilities.
             cancel: ends the search from another thread; the best text so far is returned.
@@ -308,8 +309,8 @@ class LLM(Closing):
             ModelError: a value is out of range, the prompt is empty or does not fit, or llama.cpp
                 failed, for one because the beams need more memory than there is.
         """
-        if width > MAX_SEQUENCES:
-            raise ModelError(f"beam search: width must be at most {MAX_SEQUENCES}, not {width}")
+        if width > MAX_WIDTH:
+            raise ModelError(f"beam search: width must be at most {MAX_WIDTH}, not {width}")
         prompt, cancel = self._prompt(self._rows(segments)), cancel or Cancel()
         # The last token is never decoded, so the text may be one longer than what still fits.
         length = min(max_tokens, self.n_ctx - len(prompt.decoder) + 1)

@@ -114,7 +114,7 @@ def test_a_token_of_no_probability_is_never_written() -> None:
     ("wrong", "message"),
     [
         ({"width": 0}, "width must be at least 1, not 0"),
-        ({"width": 257}, "width must be at most 256, not 257"),
+        ({"width": 256}, "width must be at most 255, not 256"),
         ({"max_tokens": 0}, "max_tokens must be at least 1, not 0"),
         ({"length_penalty": math.nan}, "length_penalty must be -10 to 10, not nan"),
         ({"length_penalty": 11.0}, "length_penalty must be -10 to 10, not 11"),
