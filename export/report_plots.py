@@ -193,7 +193,7 @@ def history_plot(
     )
     for index, (name, row) in enumerate(zip(names, figures, strict=True)):
         # Side by side within a bin, so that whiskers do not hide each other.
-        shift = ((index + 0.5) / len(names) - 0.5) * width * 0.8
+        shift = ((index + 0.5) / len(names) - 0.5) * min(width * 0.8, 16 * len(names))
         points = [
             (LEFT + (number + 0.5) * width + shift, figure, bins[number])
             for number, figure in enumerate(row)
