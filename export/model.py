@@ -23,6 +23,7 @@ Departures, each a field of ``PlugConfig``, all but ``recency`` on by default:
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -164,9 +165,9 @@ class PersonaPlug(nn.Module):
         self.null_value = nn.Parameter(torch.zeros(c.d_value))
         start = rows[torch.randperm(len(rows))[: c.n_instruction + c.n_persona]].clone()
         self.instruction = nn.Parameter(start[: c.n_instruction])
-        # Without a persona this is empty, and torch would warn that it has nothing to initialise.
-        linear = nn.Linear if c.n_persona else _uninitialised
-        self.project = linear(c.d_value, c.n_persona * c.n_embd)
+        with warnings.catch_warnings():  # Without a persona there is nothing to initialise.
+            warnings.filterwarnings("ignore", "Initializing zero-element tensors")
+            self.project = nn.Linear(c.d_value, c.n_persona * c.n_embd)
         self.query_encoder = self._query_encoder(query_encoder)
         with torch.no_grad():
             for head in (self.key_head, self.query_head):
@@ -243,7 +244,3 @@ class PersonaPlug(nn.Module):
             return instruction
         persona = self.project(pooled).unflatten(-1, (self.config.n_persona, self.config.n_embd))
         return torch.cat([instruction, persona], 1)
-
-
-def _uninitialised(*size: int) -> nn.Linear:
-    return nn.utils.skip_init(nn.Linear, *size)

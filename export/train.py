@@ -4,7 +4,8 @@
     python -m export.train --data DATA --llm MODEL.gguf --out runs/a --steps 1500   # resumes
     python -m export.onnx runs/a/plug.pt PLUG_DIR --llm MODEL.gguf --name NAME      # then export
 
-    accelerate launch --num_processes 2 --cpu -m export.train ...    # the same, by two processes
+    accelerate launch --multi_gpu --num_processes 2 -m export.train ...   # the same, on two GPUs
+    ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 ...     # on two CPUs
 
 DATA holds LaMP_N_style folders. Every ``--eval-every`` steps the loss on *dev users*, who are
 never trained on, is printed with their own history, with another user's, with no notes (the null
@@ -160,6 +161,8 @@ def open_run(args: argparse.Namespace) -> Run:
             "training questions": checkpoint.digest_questions(questions),
         },
     )
+    if world.note:
+        tell(run, world.note)
     if run.checkpoint.exists():
         resume(run)
     elif args.template is None and len(llm.tokens("<|im_start|>", special=True)) != 1:

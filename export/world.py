@@ -2,10 +2,17 @@
 
 Each process computes its part of a batch and divides by what the whole batch holds; gradients are
 then summed. Loss and weights are so the same for any number of processes, up to rounding.
+
+    accelerate launch --multi_gpu --num_processes 2 -m export.train ...
+    ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 -m export.train ...
+
+The second line is for a machine without GPUs: there ``accelerate launch --cpu`` leaves it to MPI to
+start more than one process.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from datetime import timedelta
 
@@ -36,6 +43,18 @@ class World:
     def main(self) -> bool:
         """Whether this is the one that writes, prints and evaluates."""
         return self.index == 0
+
+    @property
+    def note(self) -> str | None:
+        """What a person should know who asked for more processes than there are."""
+        # accelerate sets the address where several are asked for; on CPUs it starts one for all.
+        cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+        if self.size > 1 or not cpu or "MASTER_ADDR" not in os.environ:
+            return None
+        return (
+            "note: this is one process; for N of them on CPUs: "
+            "ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes N ..."
+        )
 
     def sum(self, values: Tensor) -> Tensor:
         """``values`` summed over the processes; no gradient passes."""
@@ -70,6 +89,4 @@ class World:
 
     def close(self) -> None:
         """Leave the group of processes."""
-        if self.size > 1:
-            self._accelerator.end_training()
-            torch.distributed.destroy_process_group()
+        self._accelerator.end_training()

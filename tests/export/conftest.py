@@ -12,6 +12,7 @@ from export.minilm import TextEncoder, find_minilm
 from export.model import PersonaPlug, PlugConfig
 from export.template import TEMPLATE
 from ppedge.defaults import find_model
+from tests import tiny_gguf as tiny_models
 
 # Two people who write commit subjects in two manners.
 MANNERS = {"ann": "core: {}", "bob": "[{}] - DONE"}
@@ -66,3 +67,14 @@ def plug() -> PersonaPlug:
     with torch.no_grad():  # An untrained null note is all zeros, which hides mistakes.
         plug.null_value.normal_()
     return plug.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="session")
+def tiny_gguf(tmp_path_factory) -> Path:
+    """A random llama of 64 wide, with a vocabulary of bytes."""
+    return tiny_models.write(tmp_path_factory.mktemp("tiny") / "tiny.gguf", n_ctx=2048)
+
+
+@pytest.fixture(scope="session")
+def tiny_llm(tiny_gguf) -> FrozenLLM:
+    return FrozenLLM(tiny_gguf, TEMPLATE, torch.float32)

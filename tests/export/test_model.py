@@ -1,10 +1,14 @@
+import math
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from export.features import byte_rows
-from export.minilm import Int8Linear, quantize_rows
+from export.minilm import EncoderShape
+from export.model import PersonaPlug, PlugConfig
 from ppedge.pooling import pool
 
 
@@ -77,36 +81,123 @@ def test_style_sees_capitals_that_the_tokenizer_does_not(plug):
     assert not torch.allclose(plug.style(*lower), plug.style(*upper), atol=1e-3)
 
 
-def test_int8_rows_are_within_half_a_step_of_the_weights():
+def test_the_paper_s_form_computes_the_paper_s_equations():
+    """Equations 3 to 5, written out in float64 numpy."""
     torch.manual_seed(0)
-    weight = torch.randn(16, 32)
-    codes, scale = quantize_rows(weight)
-    assert codes.dtype == torch.int8
-    assert ((codes.float() * scale - weight).abs() <= scale / 2 + 1e-7).all()
-    linear = Int8Linear(weight, torch.ones(16))
-    assert torch.allclose(linear(torch.eye(32)), weight.T + 1, atol=float(scale.max()))
+    shape = EncoderShape(1, 8, 2, 16, 50, 32, 1e-12, "cls")
+    config = PlugConfig.paper(n_embd=12, d_text=8, query_shape=shape)
+    plug = PersonaPlug(config, torch.randn(20, 12)).requires_grad_(False)
+    for parameter in (*plug.query_encoder.parameters(), plug.value_head.bias, plug.project.weight):
+        parameter.normal_()
+    ids, h = torch.tensor([[3, 14, 15, 9, 2]]), F.normalize(torch.randn(7, 8), dim=-1)
+    x = plug.encode_query(ids)
+    ours = plug.soft_tokens(plug.pool(x, plug.key(h)[None], plug.value(h)[None], MASK[:, :7]))
+
+    def gelu(a):
+        return a * np.vectorize(lambda b: 0.5 * (1 + math.erf(b / 2**0.5)))(a)
+
+    def proj(note):
+        # The fixed factor sqrt(d_text) is part of W1: a unit vector has entries near d^-1/2.
+        w1, b1 = plug.value_head.weight.double().numpy() * 8**0.5, plug.value_head.bias.numpy()
+        w2, b2 = plug.project.weight.double().numpy(), plug.project.bias.numpy()
+        return w2 @ gelu(w1 @ note + b1) + b2
+
+    notes, asked = h.double().numpy(), plug.query_encoder(ids)[0].double().numpy()
+    w = np.exp(notes @ asked) / np.exp(notes @ asked).sum()
+    persona = sum(w_i * proj(h_i) for w_i, h_i in zip(w, notes, strict=True))
+    paper = np.stack([plug.instruction[0].numpy(), persona])
+    assert np.abs(ours[0].numpy() - paper).max() < 1e-5
+    assert (config.soft, config.key_fields, config.value_fields) == ("before", ("both",), ("both",))
+    assert sorted(name for name, p in plug.named_parameters() if "query_encoder" not in name) == [
+        "instruction",
+        "log_scale",
+        "null_key",
+        "null_value",
+        "project.bias",
+        "project.weight",
+        "value_head.bias",
+        "value_head.weight",
+    ]
 
 
-@pytest.mark.parametrize("padded", [True, False])
-def test_minilm_matches_the_reference_implementation(minilm, padded):
-    """The same int8-rounded weights in transformers' BERT give the same text vector."""
-    from transformers import BertModel
+MASK = torch.ones(1, 9, dtype=torch.bool)
 
-    from export.minilm import Int8Embedding, find_minilm
 
-    reference = BertModel.from_pretrained(find_minilm(), attn_implementation="eager").eval()
-    for module in reference.encoder.modules():
-        if isinstance(module, torch.nn.Linear):
-            codes, scale = quantize_rows(module.weight.data)
-            module.weight.data = codes.float() * scale
-    words = Int8Embedding(reference.embeddings.word_embeddings.weight.data)
-    reference.embeddings.word_embeddings.weight.data = words.codes.float() * words.scale
-    ids = torch.tensor([[101, 7592, 2088, 999, 102]])
-    mask = torch.ones_like(ids)
-    if padded:
-        ids, mask = F.pad(ids, (0, 3)), F.pad(mask, (0, 3))
-    with torch.inference_mode():
-        states = reference(input_ids=ids, attention_mask=mask).last_hidden_state
-        wanted = F.normalize((states * mask[..., None]).sum(1) / mask.sum(), dim=-1)
-        ours = minilm(ids, mask.bool() if padded else None)
-    assert float((wanted - ours).abs().max()) < 1e-5
+def pooled(config, *, notes=5):
+    torch.manual_seed(0)
+    plug = PersonaPlug(config, torch.randn(64, config.n_embd)).requires_grad_(False)
+    plug.null_value.normal_()
+    keys = F.normalize(torch.randn(1, 5, config.d_key), dim=-1)
+    query, values = F.normalize(torch.randn(1, config.d_key), dim=-1), torch.randn(1, 5, 512)
+    mask = torch.arange(5)[None] < notes
+    return plug, plug.pool(query, keys, values, mask)[0], (query[0], keys[0], values[0])
+
+
+def test_a_null_note_that_does_not_compete_answers_for_an_empty_history_only():
+    plug, with_notes, (query, keys, values) = pooled(PlugConfig(null_note=False))
+    weights = (plug.scale * keys @ query).softmax(0)
+    assert torch.allclose(with_notes, weights @ values, atol=1e-6)
+    plug, empty, _ = pooled(PlugConfig(null_note=False), notes=0)
+    assert torch.allclose(empty, plug.null_value)
+
+
+def test_recency_takes_from_a_note_for_those_that_came_after_it():
+    config = PlugConfig(recency=True, null_note=False)
+    for notes in (5, 3):
+        plug, ours, (query, keys, values) = pooled(config, notes=notes)
+        after = torch.arange(notes).flip(0)
+        scores = plug.scale * keys[:notes] @ query
+        scores = scores - F.softplus(plug.recency_bias) * torch.log1p(after)
+        assert torch.allclose(ours, scores.softmax(0) @ values[:notes], atol=1e-6)
+
+
+def test_the_null_note_has_no_age():
+    plug, ours, (query, keys, values) = pooled(PlugConfig(recency=True))
+    keys = torch.cat([F.normalize(plug.null_key, dim=0)[None], keys])
+    values = torch.cat([plug.null_value[None], values])
+    loss = plug.recency * torch.log1p(torch.tensor([0, 4, 3, 2, 1, 0]))
+    weights = (plug.scale * keys @ query - loss).softmax(0)
+    assert torch.allclose(ours, weights @ values, atol=1e-6)
+
+
+def test_a_fixed_scale_stays_and_a_learned_one_moves():
+    for learned in (False, True):
+        config = PlugConfig(initial_scale=3.0, learn_scale=learned)
+        plug = PersonaPlug(config, torch.randn(64, 576))
+        assert float(plug.scale.detach()) == pytest.approx(3)
+        query, keys = plug.query(torch.randn(1, 384)), plug.key(torch.randn(1, 9, 384))
+        plug.pool(query, keys, torch.randn(1, 9, 512), MASK).sum().backward()
+        assert (plug.log_scale.grad is not None) == learned
+
+
+def test_an_instruction_alone_is_the_same_for_everybody():
+    plug = PersonaPlug(PlugConfig(n_instruction=3, n_persona=0), torch.randn(64, 576))
+    soft = plug.soft_tokens(torch.randn(2, 512))
+    assert soft.shape == (2, 3, 576)
+    assert torch.equal(soft[0], soft[1])
+    assert torch.equal(soft[0], plug.instruction)
+
+
+@pytest.mark.parametrize("query_encoder", ["shared", "separate"])
+def test_a_config_comes_back_from_a_checkpoint_s_plain_values(tmp_path, query_encoder):
+    shape = EncoderShape(1, 384, 12, 64, 50, 32, 1e-12, "mean")
+    config = PlugConfig(query_encoder=query_encoder, query_shape=shape, key_fields=("both",))
+    torch.save(asdict(config), tmp_path / "config.pt")
+    assert PlugConfig(**torch.load(tmp_path / "config.pt", weights_only=True)) == config
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"n_instruction": 0, "n_persona": 0}, "there must be one at least"),
+        ({"n_persona": -1}, "neither may be negative"),
+        ({"initial_scale": 0.0}, "must be above 0, not 0.0"),
+        ({"key_fields": ("title",)}, "some of input, output, both, not .'title'."),
+        ({"value_fields": ()}, "value_fields must be some of"),
+        ({"soft": "amid"}, "soft must be after or before, not amid"),
+        ({"key_head": False, "d_key": 64}, "384 wide, not d_key=64"),
+    ],
+)
+def test_a_config_without_meaning_is_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        PlugConfig(**fields)
