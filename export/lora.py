@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from typing import Self
 
 import torch
-import torch.nn.functional as F
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 
@@ -109,7 +108,7 @@ class UserLora(Closing):
     def generate(self, prompt: str, max_tokens: int) -> str:
         """The most likely token at each place, up to the end token or ``max_tokens``."""
         before, after = self.llm.around_soft(prompt)
-        ids = torch.tensor([[*before, *after]])
+        ids = torch.tensor([[*before, *after]], device=self.llm.device)
         written = self.llm.model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
@@ -123,16 +122,7 @@ class UserLora(Closing):
 
     def _pairs_nll(self, pairs: Sequence[Pair]) -> tuple[Tensor, Tensor]:
         """Summed nats and token counts [B], with gradients through prompt and answer."""
-        rows = [[*pair.before, *pair.after, *pair.answer] for pair in pairs]
-        width = max(map(len, rows))
-        # Padding comes last, where a causal model never looks back at it.
-        ids = torch.tensor([row + [self.llm.end] * (width - len(row)) for row in rows])
-        scored = torch.zeros(ids.shape, dtype=torch.bool)
-        for i, (row, pair) in enumerate(zip(rows, pairs, strict=True)):
-            scored[i, len(row) - len(pair.answer) : len(row)] = True
-        states = self.llm.model.model(input_ids=ids, use_cache=False).last_hidden_state
-        # The state before a token predicts it.
-        logits = self.llm.model.lm_head(states[:, :-1][scored[:, 1:]]).float()
-        losses = F.cross_entropy(logits, ids[scored], reduction="none")
-        total = torch.zeros(scored.shape).masked_scatter(scored, losses).sum(1)
-        return total, scored.sum(1).float()
+        # Nothing is run ahead: the adapters change what the prompt becomes, too.
+        nothing = self.llm.run_heads([[] for _ in pairs])
+        prompts = [[*pair.before, *pair.after] for pair in pairs]
+        return self.llm.nll(nothing, None, prompts, [pair.answer for pair in pairs])

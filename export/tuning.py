@@ -26,12 +26,12 @@ from export.frozen import FrozenLLM, Head
 
 STEPS = 60  # at most; the held-out notes say when to stop
 RATE = 1e-2
-BATCH_SIZE = 8
+BATCH_SIZE = 4
 CHECK = 5  # steps between two looks at the held-out notes
 PATIENCE = 3  # looks without a gain before it ends
 FEW_STEPS = 10  # for users with too few notes to hold one out
 MAX_PAIRS = 64  # the latest notes that are tuned on, and
-MAX_HELD_OUT = 16  # held out, to bound the time a user takes
+MAX_HELD_OUT = 12  # held out, to bound the time a user takes
 MAX_PROMPT = 192  # LLM tokens, as in training the plug
 MAX_ANSWER = 64
 
@@ -220,7 +220,7 @@ def fit_soft(
     step, curve = descend(
         [soft], prepared(tuned_on), prepared(held_out), nll, steps=steps, rate=lr, seed=seed
     )
-    return Tuned(soft.detach().numpy().copy(), step, curve)
+    return Tuned(soft.detach().cpu().numpy().copy(), step, curve)
 
 
 def tune_soft(
@@ -243,7 +243,7 @@ def _start(llm: FrozenLLM, n_soft: int, start: NDArray[np.float32] | None, seed:
         special = set(llm.tokenizer.all_special_ids)
         ordinary = [i for i in range(llm.table.shape[0]) if i not in special]
         drawn = np.random.default_rng(seed).choice(ordinary, n_soft, replace=False)
-        return llm.table[torch.from_numpy(drawn)].float()
+        return llm.table[torch.from_numpy(drawn).to(llm.device)].float()
     if start.shape != (n_soft, n_embd):
         raise ValueError(f"start must be [{n_soft}, {n_embd}], not {list(start.shape)}")
-    return torch.from_numpy(start.astype(np.float32))
+    return torch.from_numpy(start.astype(np.float32)).to(llm.device)
