@@ -3,7 +3,10 @@
 import dataclasses
 import json
 import re
+import subprocess
+import sys
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -193,6 +196,20 @@ def test_what_is_trained_for_a_user_is_for_a_sample_of_them(tiny, tmp_path):
     # The same users the next time, and none of them trained for again.
     main([*words, "--methods", "usertuned"])
     assert Run.load(out).records == sampled[:2]
+
+
+def test_torch_is_loaded_for_those_who_need_it_only(tiny, headlines, tmp_path):
+    words = [*files(headlines), *tiny, "--methods", "none,bm25-1,persona,swapped", "--limit", "2"]
+    code = (
+        "import sys; from export.evaluate import main; main(sys.argv[1:]); "
+        "assert not {'torch', 'transformers', 'peft'} & set(sys.modules)"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code, *words, "--json", str(tmp_path / "o.json")],
+        check=True,
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+    )
 
 
 # --- stopping and going on ------------------------------------------------------------------------
