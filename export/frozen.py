@@ -26,6 +26,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from ppedge.errors import ModelError
 from ppedge.gguf import Gguf
 from ppedge.llm import LLM
 from ppedge.prompt import Part, Text, render
@@ -53,7 +54,10 @@ class GgufWords:
     """llama.cpp's own tokenizer of a GGUF: what the run time uses, so the two cannot differ."""
 
     def __init__(self, path: Path) -> None:
-        self._llm = LLM(path, n_ctx=64, n_threads=1)
+        try:
+            self._llm = LLM(path, n_ctx=64, n_threads=1)
+        except ModelError as error:
+            raise ValueError(str(error)) from None
         if self._llm.has_encoder:
             raise ValueError(f"{path}: an encoder-decoder model; training wants a causal one")
         bare = self._llm.tokenize("a")
@@ -115,12 +119,11 @@ class FrozenLLM:
             ValueError: there is no such model, or it is not a causal one with attention.
         """
         self.device = torch.device(device)
+        # The run time's reader comes first: it checks a file for damage, and says what it found.
+        self.words: Words | None = GgufWords(Path(llm)) if str(llm).endswith(".gguf") else None
         self.tokenizer, self.model = _load(llm, dtype)
         self.model.requires_grad_(False).eval().to(self.device)
-        if str(llm).endswith(".gguf"):
-            self.words: Words = GgufWords(Path(llm))
-        else:
-            self.words = TransformersWords(self.tokenizer, str(llm))
+        self.words = self.words or TransformersWords(self.tokenizer, str(llm))
         self.template = tuple(template)
         self.end = self.words.end
         self.embed = self.model.get_input_embeddings()
@@ -272,8 +275,6 @@ def _load(llm: Path | str, dtype: torch.dtype) -> tuple[PreTrainedTokenizerBase,
     try:
         if str(llm).endswith(".gguf"):
             folder, name = os.path.split(llm)
-            if not Path(llm).is_file():
-                raise ValueError("no such file")
             folder = folder or "."
             tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
             # Dense weights: matrices left in GGUF blocks have no gradient for their input.
