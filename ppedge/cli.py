@@ -295,9 +295,9 @@ def doctor(model: str | None, plug: str | None, as_json: bool) -> None:
         click.echo(json.dumps([asdict(check) for check in checks], ensure_ascii=False))
     else:
         for check in checks:
-            click.echo(f"{'ok     ' if check.ok else 'MISSING'} {check.name}: {check.detail}")
+            click.echo(f"{'ok   ' if check.ok else 'WRONG'} {check.name}: {check.detail}")
             if check.mend:
-                click.echo(f"        mend: {check.mend}")
+                click.echo(f"      mend: {check.mend}")
     if not all(check.ok for check in checks):
         raise click.exceptions.Exit(1)
 

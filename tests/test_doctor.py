@@ -53,7 +53,7 @@ def test_all_well_exits_with_0_and_names_everything(
     ppedge: Command, files: tuple[Path, Path]
 ) -> None:
     shown = ppedge.good("doctor")
-    assert "MISSING" not in shown
+    assert "WRONG" not in shown
     assert "mend" not in shown
     for part in (*NAMES, *map(str, files), "fits the plug", str(ppedge.home)):
         assert part in shown
