@@ -71,7 +71,8 @@ class Session:
 
     def watch(self, cancel: Cancel) -> None:
         """Let ``cancel`` abort the decodes that follow, until another takes its place."""
-        self._model.cancel = cancel
+        # llama.cpp keeps its bare address.
+        self._model.cancel = self._cancel = cancel
         C.llama_set_abort_callback(self.pointer, abort_when_set, cancel.address)
 
     # --- positions in -------------------------------------------------------------------------

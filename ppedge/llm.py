@@ -295,8 +295,8 @@ class LLM(Closing):
         """Find a likelier text after ``segments`` than taking the likeliest token each time does.
 
         Its rules are in ``ppedge.beam``. The beams are decoded together, in a context that exists
-        for this call only and holds the prompt once; a width of 1 writes what ``generate`` does
-        at temperature 0.
+        for this call only, of as many positions as the prompt has and ``width * max_tokens``. A
+        width of 1 writes what ``generate`` does at temperature 0.
 
         Args:
             segments: the prompt.

@@ -290,11 +290,21 @@ def test_a_closed_model_says_so(tmp_path: Path) -> None:
             ask()
 
 
-def test_a_search_that_was_cancelled_before_it_began_finds_nothing(tiny: LLM) -> None:
+def test_a_search_that_was_cancelled_before_it_began_finds_nothing(llm: LLM) -> None:
+    wanted = llm.beam_search([Text("abc")], max_tokens=5)
     cancel = Cancel()
     cancel.set()
-    found = tiny.beam_search([Text("the he")], max_tokens=5, cancel=cancel)
+    found = llm.beam_search([Text("abca")], max_tokens=5, cancel=cancel)
     assert found == Beam("", 0.0, 0, "cancelled")
+    again = llm.beam_search([Text("abc")], max_tokens=5)
+    assert again.text == wanted.text
+    assert again.logprob == pytest.approx(wanted.logprob, abs=2e-3)
+
+
+def test_the_widest_search_is_possible(tiny: LLM) -> None:
+    found = tiny.beam_search([Text("the")], width=255, max_tokens=2, length_penalty=0.0)
+    narrow = tiny.beam_search([Text("the")], width=1, max_tokens=2)
+    assert found.logprob >= narrow.logprob
 
 
 def test_a_cancelled_search_returns_the_best_text_so_far(

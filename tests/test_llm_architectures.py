@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 from ppedge.errors import ModelError
+from ppedge.history import Note
 from ppedge.llm import LLM
-from ppedge.prompt import Soft, Text
+from ppedge.personalizer import Personalizer
+from ppedge.prompt import Part, Soft, Text
 from ppedge.sampling import Sampling
-from tests import tiny_gguf
+from tests import tiny_gguf, tiny_plug
 
 SCALES = {"llama": 1, "gemma": 1, "gemma2": 1, "gemma3": 8, "qwen2vl": 1, "t5": 1, "mamba": 1}
 # Longer than gemma's window of 16, with a line of text on each side of the soft tokens.
@@ -147,3 +149,60 @@ def test_a_model_that_reads_soft_tokens_unlike_tokens_is_refused(tmp_path: Path)
     path = tiny_gguf.write(tmp_path / "model.gguf", "gemma3n")
     with pytest.raises(ModelError, match="architecture 'gemma3n' cannot take soft tokens"):
         LLM(path)
+
+
+# --- an encoder-decoder model with a plug: Flan-T5 is the paper's own ----------------------------
+
+
+@pytest.fixture
+def t5(tmp_path: Path) -> Iterator[Personalizer]:
+    model = tiny_gguf.write(tmp_path / "t5.gguf", "t5")
+    template = (Part(slot="soft"), Part("say: "), Part(slot="prompt"))
+    plug = tiny_plug.write(tmp_path / "plug", model, template=template)
+    with Personalizer.open(model, plug, n_threads=1) as opened:
+        yield opened
+
+
+def test_an_encoder_reads_a_persona_and_a_prompt_as_one(t5: Personalizer, tmp_path: Path) -> None:
+    notes = [Note(f"a note {i} on bread", id=str(i)) for i in range(8)]
+    greedy = Sampling(temperature=0, max_tokens=8)
+    with t5.persona(tmp_path / "anna") as anna, t5.persona(tmp_path / "nobody") as nobody:
+        anna.add(notes, t5.plug.encode_notes)
+        soft = t5.condition("rain", anna).soft
+        segments = t5.segments("rain", soft)
+        body = t5.llm.tokenize("say: ") + t5.llm.tokenize("rain")
+        assert t5.llm.tokens(segments) == [*[-1] * len(soft), *body, tiny_gguf.EOS]
+        answer = t5.stream("rain", anna, greedy)
+        assert answer.read() == t5.llm.generate(segments, greedy).read()
+        assert answer.generation.prompt_tokens == len(t5.llm.tokens(segments))
+        assert t5.llm.beam_search(segments, width=1, max_tokens=8).text == answer.generation.text
+        with_notes = t5.llm.logits(segments)
+        without = t5.llm.logits(t5.segments("rain", t5.condition("rain", nobody).soft))
+        assert np.abs(with_notes - without).max() > 1e-3
+
+
+def test_an_encoder_decoder_with_its_own_tokenizer_reads_soft_tokens(tmp_path: Path) -> None:
+    """T5 cuts text into unigrams: a space before each segment, no space doubled, EOS behind."""
+    path = tiny_gguf.write(tmp_path / "t5.gguf", "t5", letters="abcdefgh", unigram=True)
+    with LLM(path, n_threads=1) as llm:
+        a, space = tiny_gguf.BYTES, tiny_gguf.BYTES + 8
+        assert llm.tokens([Text("ab  c")]) == [space, a, a + 1, space, a + 2, tiny_gguf.EOS]
+        rows = Soft(llm.embedding_rows([space, a + 3, a + 4]))
+        plain, mixed = [Text("ab"), Text("de"), Text("c")], [Text("ab"), rows, Text("c")]
+        close(llm.logits(mixed), llm.logits(plain))
+        greedy = Sampling(temperature=0, max_tokens=8)
+        text = llm.generate(mixed, greedy).read()
+        assert text == llm.generate(plain, greedy).read()
+        assert text == llm.beam_search(mixed, width=1, max_tokens=8).text
+        assert llm.score(mixed, ["gab"], end=True) == llm.score(plain, ["gab"], end=True)
+
+
+def test_an_encoder_searches_with_soft_tokens_as_with_their_text(tmp_path: Path) -> None:
+    with LLM(tiny_gguf.write(tmp_path / "t5.gguf", "t5"), n_threads=1) as llm:
+        plain, mixed = [Text(BEFORE + MIDDLE)], [Text(BEFORE), soft(llm, MIDDLE)]
+        for width in (1, 3):
+            found, wanted = (
+                llm.beam_search(segments, width=width, max_tokens=6) for segments in (mixed, plain)
+            )
+            assert found.text == wanted.text
+            assert found.logprob == pytest.approx(wanted.logprob, abs=1e-4)

@@ -147,6 +147,28 @@ def test_greedy_text_is_that_of_the_likeliest_tokens(llm: LLM) -> None:
     assert answer.seconds_decode > 0
 
 
+def test_a_beam_is_as_likely_as_its_text_read_alone(llm: LLM) -> None:
+    """Bit for bit but for the order in which float64 logarithms are added."""
+    prompt = [Text("The capital of France is")]
+    wanted = cold(llm, *prompt)
+    for width in (1, 2, 5):
+        found = llm.beam_search(prompt, width=width, max_tokens=8)
+        (score,) = llm.score(prompt, [found.text], end=found.finish == "stop")
+        assert score.tokens == found.tokens
+        assert found.logprob == pytest.approx(score.logprob, abs=1e-9)
+    np.testing.assert_array_equal(llm.logits(prompt), wanted)
+
+
+def test_a_beam_search_may_write_a_likelier_text_than_the_greedy_one(llm: LLM) -> None:
+    prompt = [Text("The capital of France is")]
+    narrow, wide = (
+        llm.beam_search(prompt, width=width, max_tokens=8, length_penalty=0) for width in (1, 5)
+    )
+    answer = llm.generate(prompt, Sampling(temperature=0, max_tokens=8))
+    assert narrow.text == answer.read()
+    assert wide.logprob > narrow.logprob
+
+
 def test_a_chat_turn_ends_by_itself(llm: LLM) -> None:
     chat = "<|im_start|>user\nSay just: yes<|im_end|>\n<|im_start|>assistant\n"
     answer = llm.generate([Text(chat, special=True)], Sampling(temperature=0, max_tokens=60))

@@ -35,6 +35,7 @@ def write(
     n_ctx: int = 512,
     seed: int = 0,
     letters: str = "",
+    unigram: bool = False,
     end_of_turn: int | None = None,
     long_rope_beyond: int = 0,
 ) -> Path:
@@ -46,6 +47,7 @@ def write(
         n_ctx: training length to declare.
         seed: of the weights.
         letters: know no bytes, but these letters and the newline.
+        unigram: cut ``letters`` as T5's own tokenizer does, spaces before words included.
         end_of_turn: a token that ends a turn, to declare.
         long_rope_beyond: turn positions by other factors in contexts longer than this (llama).
     """
@@ -54,7 +56,7 @@ def write(
     def random(*shape: int) -> np.ndarray:
         return (rng.standard_normal(shape) * shape[-1] ** -0.5).astype(np.float32)
 
-    writer = _header(path, architecture, n_ctx, N_EMBD, letters)
+    writer = _header(path, architecture, n_ctx, N_EMBD, letters, unigram)
     tensors = {"token_embd.weight": random(N_VOCAB, N_EMBD), **TENSORS[architecture](random)}
     if letters:
         count = BYTES + len(letters) + 1
@@ -114,7 +116,12 @@ def _attention(block: str, width: int) -> dict[str, np.ndarray]:
 
 
 def _header(
-    path: Path, architecture: str, n_ctx: int, width: int, letters: str = ""
+    path: Path,
+    architecture: str,
+    n_ctx: int,
+    width: int,
+    letters: str = "",
+    unigram: bool = False,
 ) -> gguf.GGUFWriter:
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_context_length(n_ctx)
@@ -149,7 +156,7 @@ def _header(
     if architecture == "bert":
         writer.add_causal_attention(False)
     if letters:
-        _letter_vocabulary(writer, letters)
+        _letter_vocabulary(writer, letters, unigram)
     else:
         _byte_vocabulary(writer)
     adds_eos = architecture == "t5"
@@ -157,7 +164,7 @@ def _header(
     writer.add_eos_token_id(EOS)
     writer.add_add_bos_token(not adds_eos)
     writer.add_add_eos_token(adds_eos)
-    writer.add_add_space_prefix(False)
+    writer.add_add_space_prefix(unigram)
     return writer
 
 
@@ -173,15 +180,18 @@ def _byte_vocabulary(writer: gguf.GGUFWriter) -> None:
     writer.add_token_scores([0.0] * (BYTES + 256) + [-1.0 - i for i in range(len(WORDS))])
 
 
-def _letter_vocabulary(writer: gguf.GGUFWriter, letters: str) -> None:
+def _letter_vocabulary(writer: gguf.GGUFWriter, letters: str, unigram: bool) -> None:
     kinds = gguf.TokenType
-    writer.add_tokenizer_model("gpt2")
-    # Byte-level BPE writes the newline as a letter of its own, without which it does not load.
-    writer.add_token_list(["<unk>", "<s>", "</s>", *letters, "Ċ"])
+    writer.add_tokenizer_model("t5" if unigram else "gpt2")
+    # Unigram writes the space as a letter of its own, byte-level BPE the newline.
+    writer.add_token_list(["<unk>", "<s>", "</s>", *letters, "▁" if unigram else "Ċ"])
     writer.add_token_types(
         [kinds.UNKNOWN, kinds.CONTROL, kinds.CONTROL] + [kinds.NORMAL] * (len(letters) + 1)
     )
-    # It wants a merge too: one of letters that there are not.
+    writer.add_token_scores([0.0] * BYTES + [-2.0] * (len(letters) + 1))
+    writer.add_unk_token_id(UNK)
+    writer.add_remove_extra_whitespaces(unigram)
+    # BPE does not load without merges: one of letters that there are not.
     writer.add_token_merges(["Ġ Ġ"])
 
 
