@@ -163,7 +163,8 @@ class Context:
         # Such a model turns its positions by other factors in a session beyond the length that
         # it was first trained for, and what is copied must have been turned like what follows.
         architecture, n_ctx = self._gguf.architecture, self._session.n_ctx
-        first = self._gguf.get(f"{architecture}.rope.scaling.original_context_length", 0)
+        trained = self._gguf.get(f"{architecture}.context_length", 0)
+        first = self._gguf.get(f"{architecture}.rope.scaling.original_context_length", trained)
         if n_ctx <= first < cells:
             raise ModelError(
                 f"these beams take {cells} positions together, and with this model only {first} "
