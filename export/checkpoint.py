@@ -75,7 +75,8 @@ def load(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:  # Whatever a damaged file makes torch raise.
-        raise ValueError(f"{path}: not a checkpoint of export.train ({error})") from None
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(f"{path}: not a checkpoint of export.train ({reason})") from None
     if not {"config", "plug", "step"} <= set(state):
         raise ValueError(f"{path}: not a checkpoint of export.train")
     return state

@@ -31,7 +31,7 @@ import torch
 
 from export import checkpoint
 from export.contrast import draw_rivals
-from export.data import Question, read_questions
+from export.data import Question, read_questions, swap_histories
 from export.features import Features
 from export.frozen import FrozenLLM
 from export.minilm import TextEncoder, find_minilm
@@ -161,6 +161,7 @@ def open_run(args: argparse.Namespace) -> Run:
             "training questions": checkpoint.digest_questions(questions),
         },
     )
+    swap_histories(run.dev, args.seed)  # refuses now what evaluation could not do later
     if world.note:
         tell(run, world.note)
     if run.checkpoint.exists():

@@ -1,23 +1,66 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
+from transformers import BertConfig, BertModel
 
 from export.data import read_questions
 from export.features import Features
 from export.minilm import find_minilm
 from export.model import PersonaPlug, PlugConfig
-from export.sampler import MAX_NOTES, Sampler, keep_some
-from export.train import learning_rate, parse, train
+from export.sampler import Sampler
+from export.template import TEMPLATE, list_parts
+from export.train import learning_rate, parameter_groups, parse, train
 from export.trainer import Trainer
-from ppedge.defaults import find_model
-from ppedge.history import Note
+from tests import tiny_gguf as tiny_models
 
 
 @pytest.fixture(scope="module")
 def questions(lamp_folder):
     return list(read_questions(lamp_folder / "LaMP_6_style", "train"))
+
+
+@pytest.fixture(scope="module")
+def features_file(tmp_path_factory):
+    return tmp_path_factory.mktemp("features") / "features.pt"
+
+
+@pytest.fixture(scope="module")
+def tiny_encoder(tmp_path_factory):
+    """A random BERT of two layers that reads MiniLM's tokens."""
+    folder = tmp_path_factory.mktemp("encoder")
+    torch.manual_seed(0)
+    config = BertConfig(
+        hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=48
+    )
+    BertModel(config).save_pretrained(folder)
+    shutil.copy(find_minilm() / "tokenizer.json", folder)
+    return folder
+
+
+@pytest.fixture
+def run(lamp_folder, tmp_path, tiny_gguf, tiny_encoder, features_file):
+    """Train a few steps on a tiny model; returns the checkpoint."""
+
+    def run(out, *more):
+        words = ["--data", lamp_folder, "--llm", tiny_gguf, "--out", tmp_path / out]
+        words += ["--tasks", 6, "--steps", 4, "--batch", 2, "--eval-every", 3]
+        words += [
+            "--encoder",
+            tiny_encoder,
+            "--features",
+            features_file,
+            "--lr",
+            0.01,
+            "--warmup",
+            1,
+        ]
+        train(parse([str(word) for word in (*words, *more)]))
+        return torch.load(tmp_path / out / "plug.pt", weights_only=True)
+
+    return run
 
 
 def test_a_few_steps_lower_the_loss_and_tell_the_two_people_apart(frozen, lamp_folder, questions):
@@ -39,54 +82,180 @@ def test_a_few_steps_lower_the_loss_and_tell_the_two_people_apart(frozen, lamp_f
     assert after["none"] == pytest.approx(before["none"])
 
 
-def test_batches_depend_on_the_seed_and_the_step_alone(questions):
-    first, second = Sampler(questions, 4, seed=3), Sampler(questions, 4, seed=3)
-    second.step(0)
-    assert first.step(11) == second.step(11)
-    assert first.step(11) != first.step(12)
-    assert first.step(11) != Sampler(questions, 4, seed=4).step(11)
+def dev_losses(tmp_path, out):
+    lines = (tmp_path / out / "log.jsonl").read_text().splitlines()
+    return [json.loads(line)["dev"]["task 6"] for line in lines]
 
 
-def test_history_dropout_keeps_order_of_magnitude_and_sometimes_nothing():
-    notes = [Note(f"note {i}") for i in range(100)]
-    rng = np.random.default_rng(0)
-    sizes = [len(keep_some(notes, rng)) for _ in range(300)]
-    assert max(sizes) == MAX_NOTES
-    assert 0 in sizes
-    assert keep_some([], rng) == []
+@pytest.mark.parametrize(
+    "form",
+    [
+        ("--style", 8),
+        ("--paper",),
+        ("--persona-tokens", 0, "--instruction-tokens", 3, "--lr", 0.1),
+        ("--recency", "--no-null-note", "--scale", 2, "--fixed-scale", "--soft", "before"),
+        ("--query-encoder", "separate", "--encoder-lr", 0.001),
+        ("--contrast", 1, "--contrast-from", 1, "--contrast-margin", 0.2),
+        ("--key-fields", "both", "--value-fields", "both", "--raw-vectors", "--dtype", "float32"),
+    ],
+    ids=lambda form: form[0],
+)
+def test_every_form_of_plug_lowers_the_loss_and_comes_back_from_its_checkpoint(run, tmp_path, form):
+    state = run("a", "--eval-every", 1, "--steps", 6, *form)
+    losses = dev_losses(tmp_path, "a")
+    assert losses[-1]["own"] < losses[0]["own"] - 0.05
+    assert losses[-1]["none"] == losses[0]["none"]
+    config = PlugConfig(**state["config"])
+    plug = PersonaPlug(config, torch.zeros(config.n_instruction + config.n_persona, 64))
+    plug.load_state_dict(state["plug"])
+
+
+def test_options_end_in_the_config(run):
+    config = PlugConfig(**run("a", "--steps", 1, "--paper", "--persona-tokens", 3)["config"])
+    shape = config.query_shape
+    assert config == PlugConfig.paper(64, 24, n_persona=3, query_shape=shape)
+    assert (shape.layers, shape.width, shape.pooling) == (2, 24, "mean")
+    config = run("b", "--steps", 1, "--scale", 2, "--fixed-scale", "--no-null-note")["config"]
+    assert (config["initial_scale"], config["learn_scale"], config["null_note"]) == (
+        2,
+        False,
+        False,
+    )
+    assert config["d_value"] == 512
+
+
+def test_a_query_encoder_of_its_own_is_trained_and_the_notes_one_is_not(run):
+    before = run("a", "--query-encoder", "separate", "--steps", 1, "--lr", 0, "--encoder-lr", 0)
+    after = run("b", "--query-encoder", "separate", "--steps", 3, "--encoder-lr", 0.001)
+    assert before["inputs"]["encoder"] == after["inputs"]["encoder"]
+    name = "query_encoder.layers.1.query.weight"
+    assert not torch.equal(before["plug"][name], after["plug"][name])
+
+
+def test_an_instruction_alone_is_written_as_rows(run, tmp_path):
+    state = run("a", "--persona-tokens", 0, "--instruction-tokens", 3)
+    rows = np.load(tmp_path / "a" / "instruction.npy")
+    assert (rows.dtype, rows.shape) == (np.float32, (3, 64))
+    assert np.array_equal(rows, state["plug"]["instruction"].numpy())
+    last = dev_losses(tmp_path, "a")[-1]
+    assert last["own"] == last["swapped"] == last["cold"]
+    run("b")
+    assert not (tmp_path / "b" / "instruction.npy").exists()
+
+
+def test_an_interrupted_run_resumes_to_the_same_plug(run, tmp_path):
+    more = ("--style", 8, "--contrast", 1, "--contrast-from", 1)
+    straight = run("straight", *more)
+    assert run("halves", *more, "--stop-at", 2)["step"] == 2
+    resumed = run("halves", *more, "--eval-limit", 2)
+    assert resumed["step"] == straight["step"] == 4
+    for name, value in straight["plug"].items():
+        assert torch.equal(value, resumed["plug"][name]), name
+    assert set(dev_losses(tmp_path, "straight")[0]) == {"own", "swapped", "cold", "none"}
+    assert straight["template"] == list_parts(TEMPLATE)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (("--persona-tokens", 3), "--persona-tokens was 6, not 3"),
+        (("--paper",), "--value-width was 512, not 64"),
+        (("--soft", "before"), "--soft was after, not before"),
+        (("--no-null-note",), "--no-null-note was True, not False"),
+        (("--seed", 5), "--seed was 0, not 5"),
+        (("--batch", 3), "--batch was 2, not 3"),
+        (("--lr", 0.5), r"--lr was 0\.01, not 0\.5"),
+        (("--contrast", 2), r"--contrast was 0\.0, not 2\.0"),
+        (("--shares", "6=2"), "--shares was None"),
+        (("--dtype", "float32"), "--dtype was bfloat16, not float32"),
+    ],
+    ids=lambda each: each[0] if isinstance(each, tuple) else "",
+)
+def test_a_checkpoint_of_other_settings_is_refused_by_name(begun, run, tmp_path, other, message):
+    begun("a")
+    with pytest.raises(SystemExit, match=f"was trained with other settings: {message}"):
+        run("a", *other)
+
+
+@pytest.fixture
+def begun(run, tmp_path):
+    """Begin a run, with one step done."""
+    return lambda out: run(out, "--steps", 1, "--eval-limit", 2)
+
+
+def test_other_data_or_another_model_is_refused_and_another_path_is_not(
+    begun, run, tmp_path, lamp_folder, tiny_gguf
+):
+    begun("a")
+    (tmp_path / "moved").symlink_to(lamp_folder)
+    (tmp_path / "same.gguf").write_bytes(tiny_gguf.read_bytes())
+    moved = ("--data", tmp_path / "moved", "--llm", tmp_path / "same.gguf")
+    assert run("a", *moved, "--steps", 2)["step"] == 2
+    other = tiny_models.write(tmp_path / "other.gguf", n_ctx=2048, seed=1)
+    with pytest.raises(SystemExit, match="the model has other contents"):
+        run("a", "--llm", other)
+    state = torch.load(tmp_path / "a" / "plug.pt", weights_only=True)
+    state["inputs"]["training questions"] = "another"
+    torch.save(state, tmp_path / "a" / "plug.pt")
+    with pytest.raises(SystemExit, match="the training questions has other contents"):
+        run("a")
+
+
+def test_a_checkpoint_of_the_first_version_goes_on(run, tmp_path):
+    """It names no template and no inputs, and fewer settings."""
+    run("a", "--stop-at", 2)
+    state = torch.load(tmp_path / "a" / "plug.pt", weights_only=True)
+    first = ("d_text", "d_key", "d_value", "n_embd", "n_instruction", "n_persona", "d_style")
+    state["config"] = {name: state["config"][name] for name in (*first, "initial_scale")}
+    kept = ("data", "tasks", "steps", "batch", "lr", "style_lr", "warmup", "seed")
+    state["settings"] = {name: state["settings"][name] for name in kept}
+    del state["template"], state["inputs"]
+    torch.save(state, tmp_path / "a" / "plug.pt")
+    assert run("a")["step"] == 4
+
+
+def test_what_cannot_be_read_ends_in_one_line(run, tmp_path, lamp_folder):
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "plug.pt").write_bytes(b"noise")
+    for out, more, message in (
+        ("a", ("--llm", tmp_path / "none.gguf"), "none.gguf"),
+        ("a", ("--encoder", tmp_path), "config.json: not a readable JSON file"),
+        ("a", ("--template", tmp_path / "t.json"), "t.json: not a readable JSON file"),
+        ("a", ("--data", tmp_path), "LaMP_6_style"),
+        ("a", ("--eval-limit", 1), "has one user only: nobody to swap with"),
+        ("a", ("--scale", -1), "must be above 0, not -1.0"),
+        ("c", (), "not a checkpoint of export.train"),
+    ):
+        with pytest.raises(SystemExit, match=message) as caught:
+            run(out, *more)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("shares", ["8=1", "6", "6=x", "6=-1", "6=nan"])
+def test_shares_that_are_none_are_refused(shares, capsys):
+    with pytest.raises(SystemExit):
+        parse(["--data", ".", "--llm", ".", "--out", ".", "--shares", shares])
+    assert "--shares" in capsys.readouterr().err
+
+
+def test_a_base_model_s_template_is_trained_with(run, tmp_path):
+    (tmp_path / "t.json").write_text('[{"slot": "prompt"}, {"text": "\\n"}]')
+    state = run("a", "--template", tmp_path / "t.json")
+    assert state["template"] == [{"slot": "prompt"}, {"text": "\n"}, {"slot": "soft"}]
+    state = run("b", "--template", tmp_path / "t.json", "--soft", "before")
+    assert state["template"] == [{"slot": "soft"}, {"slot": "prompt"}, {"text": "\n"}]
+    assert state["config"]["soft"] == "before"
+
+
+def test_style_and_query_encoder_learn_at_rates_of_their_own(run):
+    groups = run("a", "--query-encoder", "separate", "--style", 8, "--steps", 1)["optimizer"]
+    assert [group["lr"] for group in groups["param_groups"]] == [0.01, 0.001, 0.0001]
+    plug = PersonaPlug(PlugConfig(), torch.zeros(64, 576))
+    [only] = parameter_groups(plug, 0.5, 0.1)
+    assert only["params"] == list(plug.parameters())
 
 
 def test_the_learning_rate_warms_up_and_falls_to_a_tenth():
     assert learning_rate(0, 100, 10) == pytest.approx(0.1)
     assert learning_rate(10, 100, 10) == pytest.approx(1)
     assert learning_rate(100, 100, 10) == pytest.approx(0.1)
-
-
-def test_an_interrupted_run_resumes_to_the_same_plug(lamp_folder, tmp_path, frozen, monkeypatch):
-    monkeypatch.setattr("export.train.FrozenLLM", lambda *_: frozen)
-
-    def run(out, *more):
-        words = ["--data", lamp_folder, "--llm", find_model(), "--out", tmp_path / out]
-        words += ["--tasks", 6, "--steps", 4, "--batch", 2, "--eval-every", 3, "--style", 8]
-        words += ["--features", tmp_path / "features.pt"]
-        train(parse([str(word) for word in (*words, *more)]))
-        return torch.load(tmp_path / out / "plug.pt", weights_only=True)
-
-    straight = run("straight")
-    assert run("halves", "--stop-at", 2)["step"] == 2
-    resumed = run("halves")
-    assert resumed["step"] == straight["step"] == 4
-    for name, value in straight["plug"].items():
-        assert torch.equal(value, resumed["plug"][name]), name
-    log = [json.loads(line) for line in (tmp_path / "straight/log.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in log] == [3, 4]
-    assert set(log[0]["dev"]["task 6"]) == {"own", "swapped", "cold", "none"}
-
-
-def test_a_checkpoint_of_other_settings_is_refused(lamp_folder, tmp_path, frozen, monkeypatch):
-    monkeypatch.setattr("export.train.FrozenLLM", lambda *_: frozen)
-    words = ["--data", lamp_folder, "--llm", find_model(), "--out", tmp_path, "--tasks", 6]
-    words += ["--steps", 1, "--batch", 2]
-    train(parse([str(word) for word in words]))
-    with pytest.raises(SystemExit, match="was trained with other settings"):
-        train(parse([str(word) for word in (*words, "--persona-tokens", 3)]))
