@@ -85,7 +85,10 @@ class Dense:
             return []
         self.warm(question)
         notes = self._features.vectors_of([_document(note) for note in question.history])
-        [query] = self._features.vectors_of([_query(question)])
+        asked = _query(question)
+        [query] = self._features.vectors_of([asked])
+        # Not kept: whoever is timed on this question next encodes it as well.
+        self._features.vectors.pop(asked)
         return _best(question.history, (notes @ query).numpy(), k)
 
 

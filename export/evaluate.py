@@ -130,7 +130,7 @@ def main(words: Sequence[str] | None = None) -> None:
         if args.html:
             from export.report import report
 
-            args.html.write_text(report(run, rows), encoding="utf-8")
+            args.html.write_text(report(run, rows, seed=args.seed), encoding="utf-8")
     except KeyboardInterrupt:
         said = f"export.evaluate: stopped; the same command goes on from {args.json}l"
         print(said, file=sys.stderr)
