@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from export.bootstrap import Estimate
+from export.json_files import told
 from export.records import Run, differing
 from export.summary import BEAM, Cell, Series, Table, common, gap, heading, markdown, series_of
 
@@ -176,7 +177,7 @@ def main(words: Sequence[str] | None = None) -> None:
             whole = {"remarks": said, "changes": [asdict(change) for change in changes]}
             args.json.write_text(json.dumps(whole, indent=1) + "\n", encoding="ascii")
     except (OSError, ValueError) as error:
-        raise SystemExit(f"export.compare: {error}") from None
+        raise SystemExit(f"export.compare: {told(error)}") from None
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from export.asking import evaluate, open_setup
 from export.data import write_predictions
+from export.json_files import told
 from export.methods import KNOWN, parse_method
 from export.records import Run
 from export.summary import show, summarise
@@ -136,7 +137,7 @@ def main(words: Sequence[str] | None = None) -> None:
         print(said, file=sys.stderr)
         raise SystemExit(130) from None
     except (PpedgeError, OSError, ValueError) as error:
-        raise SystemExit(f"export.evaluate: {error}") from None
+        raise SystemExit(f"export.evaluate: {told(error)}") from None
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from export.json_files import told
 from export.metrics import NLL
 from export.records import Run
 from export.report_plots import (
@@ -301,7 +302,7 @@ def main(words: Sequence[str] | None = None) -> None:
         rows = summarise(run, against, args.seed)
         args.page.write_text(report(run, rows, args.seed, args.examples), encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise SystemExit(f"export.report: {error}") from None
+        raise SystemExit(f"export.report: {told(error)}") from None
 
 
 if __name__ == "__main__":

@@ -131,6 +131,10 @@ def open_run(args: argparse.Namespace) -> Run:
     if args.batch < world.size:
         raise ValueError(f"--batch {args.batch} cannot be shared by {world.size} processes")
     torch.manual_seed(args.seed)
+    # The data first: what is wrong with them is then said in seconds.
+    questions = [
+        q for task in args.tasks for q in read_questions(args.data / f"LaMP_{task}_style", "train")
+    ]
     template = open_template(args)
     folder = args.encoder or find_minilm()
     llm = FrozenLLM(args.llm, template, getattr(torch, args.dtype), world.device)
@@ -144,9 +148,6 @@ def open_run(args: argparse.Namespace) -> Run:
         TextEncoder.read(folder, trainable=True) if own_encoder else None,
     ).to(world.device)
     groups = parameter_groups(plug, args.lr, args.style_lr, args.encoder_lr)
-    questions = [
-        q for task in args.tasks for q in read_questions(args.data / f"LaMP_{task}_style", "train")
-    ]
     shares = {**SHARES, **(args.shares or {})}
     run = Run(
         args=args,
@@ -262,11 +263,11 @@ def evaluate(run: Run, step: int, loss: float) -> None:
 
 def train(args: argparse.Namespace) -> None:
     """Train, evaluate, checkpoint; resume where ``--out`` holds a checkpoint."""
-    args.out.mkdir(parents=True, exist_ok=True)
     try:
         run = open_run(args)
     except (ValueError, FileNotFoundError, PpedgeError) as error:
         raise SystemExit(str(error)) from error
+    args.out.mkdir(parents=True, exist_ok=True)
     peaks = [group["lr"] for group in run.optimizer.param_groups]
     begun, running = time.time(), list[float]()
     last = min(args.steps, args.stop_at or args.steps)
