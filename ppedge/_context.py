@@ -20,6 +20,7 @@ from ppedge._ggml import Cancel
 from ppedge._session import Aborted, Session
 from ppedge.errors import ModelError
 from ppedge.gguf import Gguf
+from ppedge.mixing import Mix, mixed
 
 # What a position holds: a token id, or the float32 bytes of a soft token, scaled.
 Row = int | bytes
@@ -99,13 +100,19 @@ class Context:
         """Return a copy of the logits after the settled prompt, float32 [n_vocab]."""
         return self._session.logits().copy()
 
-    def logprobs(self, prompt: Prompt, options: Sequence[Sequence[int]]) -> list[float]:
-        """Return the log-probability of each option's tokens after ``prompt``, summed."""
+    def logprobs(
+        self, prompt: Prompt, options: Sequence[Sequence[int]], mix: Mix | None = None
+    ) -> list[float]:
+        """Return the log-probability of each option's tokens after ``prompt``, summed.
+
+        Raises:
+            ModelError: llama.cpp failed, or ``mix`` returned no logits.
+        """
         self.settle(prompt, Cancel())
         first = self.logits()
-        return [_logprob(first, ids[0]) + self._continue(prompt, ids) for ids in options]
+        return [_logprob(first, ids, 0, mix) + self._continue(prompt, ids, mix) for ids in options]
 
-    def _continue(self, prompt: Prompt, ids: Sequence[int]) -> float:
+    def _continue(self, prompt: Prompt, ids: Sequence[int], mix: Mix | None) -> float:
         """Return the log-probability of ``ids`` after the first, each given those before it."""
         if len(ids) == 1:
             return 0.0
@@ -113,11 +120,11 @@ class Context:
         self._truncate(len(prompt.decoder))
         if len(self._held) < len(prompt.decoder):
             self.settle(prompt, Cancel())
-        total, targets = 0.0, iter(ids[1:])
+        total, places = 0.0, iter(range(1, len(ids)))
         for chunk in _chunks(ids[:-1], self._session.n_batch):
             self._decode(chunk, outputs=len(chunk))
-            for back, target in zip(reversed(range(len(chunk))), targets, strict=False):
-                total += _logprob(self._session.logits(back), target)
+            for back, place in zip(reversed(range(len(chunk))), places, strict=False):
+                total += _logprob(self._session.logits(back), ids, place, mix)
         return total
 
     @contextmanager
@@ -275,8 +282,11 @@ class Context:
         return self.logits()
 
 
-def _logprob(logits: NDArray[np.float32], token: int) -> float:
-    """Return log softmax(logits)[token], computed in float64."""
+def _logprob(logits: NDArray[np.float32], ids: Sequence[int], place: int, mix: Mix | None) -> float:
+    """Return log softmax(logits)[ids[place]], computed in float64; ``mix`` has its say before."""
+    token = ids[place]
+    if mix:
+        logits = mixed(mix, logits.copy(), ids[:place])
     exact = logits.astype(np.float64)
     top = exact.max()
     return float(exact[token] - top - np.log(np.exp(exact - top).sum()))

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ppedge._ggml import C, Cancel, because, log
 from ppedge._session import Session
@@ -207,6 +208,7 @@ class Sampler:
         seed: int,
     ) -> None:
         self._session = model.session
+        self._candidates = np.zeros(model.n_vocab, np.dtype(C.llama_token_data))
         self._chain = C.llama_sampler_chain_init(C.llama_sampler_chain_default_params())
         if repeat_penalty != 1:
             self._add(_penalties(model.n_vocab, repeat_penalty))
@@ -233,6 +235,23 @@ class Sampler:
         """
         self._session.logits()
         return int(C.llama_sampler_sample(self._chain, self._session.pointer, -1))
+
+    def choose(self, logits: NDArray[np.float32]) -> int:
+        """Draw a token by ``logits``, float32 [n_vocab], as `sample` does by the model's own.
+
+        Their largest must be finite; llama.cpp would abort.
+        """
+        candidates, size = self._candidates, len(self._candidates)
+        candidates["id"] = np.arange(size)
+        candidates["logit"] = logits
+        candidates["p"] = 0
+        array = C.llama_token_data_array(
+            candidates.ctypes.data_as(C.llama_token_data_p), size, -1, False
+        )
+        C.llama_sampler_apply(self._chain, ctypes.byref(array))
+        token = int(array.data[array.selected].id)
+        C.llama_sampler_accept(self._chain, token)
+        return token
 
     def close(self) -> None:
         """Free the chain; safe to call twice."""

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from ppedge.errors import ModelError
 from ppedge.generation import Finish
+from ppedge.mixing import Mix, mixed
 
 # Beyond, the power of a length no longer is a number.
 MAX_PENALTY: Final = 10
@@ -70,13 +71,20 @@ class Search:
         width: beams to keep, at least 1; 1 is greedy decoding.
         max_tokens: tokens that a text may have; its end token needs to fit as well.
         length_penalty: -10 to 10; above 0 favours longer texts, 0 compares log-probabilities.
+        mix: has a say in each token; None leaves that to the logits alone.
 
     Raises:
         ModelError: a value is out of range.
     """
 
     def __init__(
-        self, ends: Set[int], *, width: int, max_tokens: int, length_penalty: float
+        self,
+        ends: Set[int],
+        *,
+        width: int,
+        max_tokens: int,
+        length_penalty: float,
+        mix: Mix | None = None,
     ) -> None:
         """Begin with one beam of no tokens."""
         for name, value in (("width", width), ("max_tokens", max_tokens)):
@@ -91,6 +99,7 @@ class Search:
         self._width = width
         self._max_tokens = max_tokens
         self._penalty = length_penalty
+        self._mix = mix
         self._steps = 0
         self._open = [Hypothesis()]
         self._finished: list[Hypothesis] = []
@@ -110,6 +119,9 @@ class Search:
         Returns:
             The beams that go on now, best first, each as (index of the beam that it extends,
             token); none once the search is over.
+
+        Raises:
+            ModelError: the mix returned no logits.
         """
         self._steps += 1
         last = self._steps == self._max_tokens
@@ -135,7 +147,8 @@ class Search:
         # All of a beam's ends may be among its likeliest tokens, and leave its beams to others.
         count = min(self._width + len(self._ends), logits.shape[1])
         parts: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]] = []
-        for i, (beam, row) in enumerate(zip(self._open, logits, strict=True)):
+        for i, (beam, given) in enumerate(zip(self._open, logits, strict=True)):
+            row = mixed(self._mix, given.copy(), beam.tokens) if self._mix else given
             tokens = _likeliest(row, count)
             totals = beam.logprob + _log_softmax(row, tokens)
             parts.append((np.full(len(tokens), i), tokens, totals))

@@ -11,6 +11,7 @@ from ppedge import _llama
 from ppedge._context import Context, Prompt
 from ppedge._ggml import Cancel
 from ppedge._session import Aborted
+from ppedge.mixing import Mix, mixed
 from ppedge.sampling import MAX_SEED, Sampling, TextStream
 
 Finish = Literal["stop", "length", "cancelled"]
@@ -31,13 +32,20 @@ class Generation:
     """
 
     def __init__(
-        self, model: _llama.Model, context: Context, prompt: Prompt, sampling: Sampling
+        self,
+        model: _llama.Model,
+        context: Context,
+        prompt: Prompt,
+        sampling: Sampling,
+        mix: Mix | None = None,
     ) -> None:
         """Get ready; nothing is decoded before the first piece is asked for."""
         self._model = model
         self._context = context
         self._prompt = prompt
         self._sampling = sampling
+        self._mix = mix
+        self._written: list[int] = []
         self._cancel = Cancel()
         self.seed = secrets.randbelow(MAX_SEED + 1) if sampling.seed is None else sampling.seed
         self.text = ""
@@ -103,14 +111,20 @@ class Generation:
                 self.finish = "cancelled"
                 return b""
             begun = perf_counter()
-            token = sampler.sample()
+            token = self._draw(sampler)
             self.seconds_decode += perf_counter() - begun
             if model.is_end(token):
                 self.finish = "stop"
                 return b""
             held.append(token)
+            self._written.append(token)
             self.new_tokens += 1
             return model.piece(token)
+
+    def _draw(self, sampler: _llama.Sampler) -> int:
+        if self._mix is None:
+            return sampler.sample()
+        return sampler.choose(mixed(self._mix, self._context.logits(), self._written))
 
     def _settle(self) -> None:
         begun = perf_counter()

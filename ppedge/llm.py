@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -28,30 +27,12 @@ from ppedge.errors import ModelError
 from ppedge.fingerprint import Fingerprint, fingerprint
 from ppedge.generation import Finish, Generation
 from ppedge.gguf import Gguf
+from ppedge.mixing import Mix
 from ppedge.prompt import Segment, Soft
 from ppedge.sampling import Sampling, TextStream
+from ppedge.scoring import Score
 
-__all__ = ["LLM", "Beam", "Cancel", "Generation", "Sampling", "Score"]
-
-
-@dataclass(frozen=True, slots=True)
-class Score:
-    """How likely a model finds a continuation.
-
-    Attributes:
-        option: the continuation.
-        logprob: natural log of its probability, the sum over its tokens.
-        tokens: how many tokens it has, the token that ends a text included where it was scored.
-    """
-
-    option: str
-    logprob: float
-    tokens: int
-
-    @property
-    def mean(self) -> float:
-        """Log-probability per token, to compare options of different length."""
-        return self.logprob / self.tokens
+__all__ = ["LLM", "Beam", "Cancel", "Generation", "Mix", "Sampling", "Score"]
 
 
 class LLM(Closing):
@@ -227,24 +208,37 @@ class LLM(Closing):
             self._context.settle(prompt, Cancel())
             return self._context.logits()
 
-    def generate(self, segments: Sequence[Segment], sampling: Sampling | None = None) -> Generation:
+    def generate(
+        self,
+        segments: Sequence[Segment],
+        sampling: Sampling | None = None,
+        *,
+        mix: Mix | None = None,
+    ) -> Generation:
         """Write on from ``segments``.
 
         Args:
             segments: the prompt; checked at once, decoded when the first piece is asked for.
             sampling: how to choose tokens and when to end.
+            mix: has a say in each token; None leaves that to the model alone.
 
         Returns:
             An iterator over pieces of text.
 
         Raises:
-            ModelError: the segments are empty or do not fit.
+            ModelError: the segments are empty or do not fit; while iterating, also what `mix`
+                returned cannot be drawn from.
         """
         prompt = self._prompt(self._rows(segments))
-        return Generation(self._model, self._context, prompt, sampling or Sampling())
+        return Generation(self._model, self._context, prompt, sampling or Sampling(), mix)
 
     def score(
-        self, segments: Sequence[Segment], options: Sequence[str], *, end: bool = False
+        self,
+        segments: Sequence[Segment],
+        options: Sequence[str],
+        *,
+        end: bool = False,
+        mix: Mix | None = None,
     ) -> list[Score]:
         """Say how likely each option is to follow ``segments``.
 
@@ -256,13 +250,14 @@ class LLM(Closing):
             options: continuations.
             end: score ``end_token`` too, behind each option: how likely is it as the whole text,
                 where without, it may go on. An option may then be empty.
+            mix: as in `generate`; it is asked once for each token of each option.
 
         Returns:
             One score per option, in order.
 
         Raises:
             ModelError: an option has no tokens, something does not fit, the model has no token
-                to end with, or llama.cpp failed.
+                to end with, `mix` returned no logits, or llama.cpp failed.
         """
         prompt = self._prompt(self._rows(segments))
         if end and self.end_token is None:
@@ -277,7 +272,7 @@ class LLM(Closing):
         if not options:
             return []
         with self._model.lock:
-            logprobs = self._context.logprobs(prompt, ids)
+            logprobs = self._context.logprobs(prompt, ids, mix)
         return [
             Score(option, logprob, len(tokens))
             for option, logprob, tokens in zip(options, logprobs, ids, strict=True)
@@ -291,6 +286,7 @@ class LLM(Closing):
         max_tokens: int,
         length_penalty: float = 1.0,
         cancel: Cancel | None = None,
+        mix: Mix | None = None,
     ) -> Beam:
         """Find a likelier text after ``segments`` than taking the likeliest token each time does.
 
@@ -304,10 +300,12 @@ class LLM(Closing):
             max_tokens: tokens that the text may have, its end token included.
             length_penalty: -10 to 10; above 0 favours longer texts, 0 compares log-probabilities.
             cancel: ends the search from another thread; the best text so far is returned.
+            mix: as in `generate`; it is asked once for each beam and step.
 
         Raises:
-            ModelError: a value is out of range, the prompt is empty or does not fit, or llama.cpp
-                failed, for one because the beams need more memory than there is.
+            ModelError: a value is out of range, the prompt is empty or does not fit, `mix`
+                returned no logits, or llama.cpp failed, for one because the beams need more
+                memory than there is.
         """
         if width > MAX_WIDTH:
             raise ModelError(f"beam search: width must be at most {MAX_WIDTH}, not {width}")
@@ -317,7 +315,11 @@ class LLM(Closing):
         with self._model.lock:
             self._model.ensure_open()
             search = Search(
-                self._model.ends, width=width, max_tokens=length, length_penalty=length_penalty
+                self._model.ends,
+                width=width,
+                max_tokens=length,
+                length_penalty=length_penalty,
+                mix=mix,
             )
             try:
                 with self._context.branches(prompt, width, length, cancel) as branches:
