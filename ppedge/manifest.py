@@ -4,30 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from ppedge.errors import ModelError, PlugError
 from ppedge.fingerprint import Fingerprint
+from ppedge.literal import Gate, LiteralSpec
+from ppedge.manifest_fields import Fields, load_json
 from ppedge.prompt import Part
 
 SCHEMA = 1
 MANIFEST_NAME = "plug.json"
-MAX_MANIFEST_BYTES = 1 << 20
 MAX_FILE_BYTES = 1 << 30
 # A plain name: no folder, no drive, nothing hidden, nothing that leads out of the plug.
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _MAX_WIDTH = 1 << 16
-_MAX_DEPTH = 16
 _NOTE_FIELDS = ("input", "output", "both")
 MAX_GOLDEN_TEXTS = 16
 MAX_GOLDEN_CHARS = 2000
-
-_Kind = TypeVar("_Kind")
+MAX_LITERAL_NOTES = 4096
+MAX_GATES = 8
+MAX_GATE = 100.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +116,7 @@ class Manifest:
             stands in for a history in which no note can be heard, and only there.
         recency: 0 or more; a note's score falls by this times log(1 + number of notes after it).
         golden: golden vectors, or None.
+        literal: how notes' wording is remembered beside the soft tokens; None: not at all.
     """
 
     name: str
@@ -134,6 +133,7 @@ class Manifest:
     null_note_competes: bool = True
     recency: float = 0.0
     golden: GoldenSpec | None = None
+    literal: LiteralSpec | None = None
 
 
 def parse_manifest(data: bytes, where: str) -> Manifest:
@@ -146,7 +146,7 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
     Raises:
         PlugError: it is too large, not JSON, of another schema, or a field is missing or wrong.
     """
-    top = _Fields(_load(data, where), where)
+    top = Fields(load_json(data, where), where)
     schema = top.get("schema", int)
     if schema != SCHEMA:
         raise PlugError(
@@ -170,113 +170,18 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
         null_note_competes=top.get("null_note_competes", bool, True),
         recency=top.number("recency", above_0=False, default=0.0),
         golden=_golden_spec(top.inside("golden"), files) if "golden" in top.raw else None,
+        literal=_literal_spec(top.inside("literal")) if "literal" in top.raw else None,
     )
 
 
-def _load(data: bytes, where: str) -> object:
-    """Decode JSON of bounded size and depth, whose text and numbers can be printed again."""
-    if len(data) > MAX_MANIFEST_BYTES:
-        raise PlugError(f"{where}: larger than {MAX_MANIFEST_BYTES} bytes; no plug is")
-    try:
-        raw: object = json.loads(data.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise PlugError(f"{where}: not valid JSON: {error}") from None
-    level = [raw]
-    for _ in range(_MAX_DEPTH):
-        level = [part for value in level for part in _parts(value, where)]
-    if level:
-        raise PlugError(f"{where}: nested more than {_MAX_DEPTH} deep; no plug is")
-    return raw
-
-
-def _parts(value: object, where: str) -> Iterator[object]:
-    """What a JSON value is made of; refuses half a surrogate pair, and a number out of range."""
-    if isinstance(value, dict):
-        yield from value
-        yield from value.values()
-    elif isinstance(value, list):
-        yield from value
-    elif isinstance(value, float) and not math.isfinite(value):
-        raise PlugError(f"{where}: holds a number that is not finite")
-    elif isinstance(value, str) and any("\ud800" <= char <= "\udfff" for char in value):
-        raise PlugError(f"{where}: holds half a surrogate pair in {json.dumps(value)[:60]}")
-
-
-class _Fields:
-    """A JSON object whose fields are read one by one, each error naming the field."""
-
-    def __init__(self, raw: object, where: str) -> None:
-        if not isinstance(raw, dict):
-            raise PlugError(f"{where}: must be an object, not {type(raw).__name__}")
-        self.raw: dict[str, Any] = raw
-        self.where = where
-
-    def wrong(self, name: str, wanted: str) -> PlugError:
-        found = json.dumps(self.raw[name])[:60]
-        return PlugError(f"{self.where}: field '{name}' must be {wanted}, not {found}")
-
-    def missing(self, name: str) -> PlugError:
-        return PlugError(f"{self.where}: field '{name}' is missing")
-
-    def get(self, name: str, kind: type[_Kind], default: _Kind | None = None) -> _Kind:
-        if name not in self.raw:
-            if default is None:
-                raise self.missing(name)
-            return default
-        value = self.raw[name]
-        if type(value) is not kind:
-            raise self.wrong(name, f"of type {kind.__name__}")
-        return value
-
-    def inside(self, name: str) -> _Fields:
-        return _Fields(self.get(name, dict), f"{self.where}: {name}")
-
-    def text(self, name: str) -> str:
-        value = self.get(name, str)
-        if not value.isprintable() or not 1 <= len(value) <= 200:
-            raise self.wrong(name, "1 to 200 printable characters")
-        return value
-
-    def count(self, name: str, low: int, high: int, default: int | None = None) -> int:
-        value = self.get(name, int, default)
-        if not low <= value <= high:
-            raise self.wrong(name, f"{low} to {high}")
-        return value
-
-    def number(self, name: str, *, above_0: bool, default: float | None = None) -> float:
-        if name not in self.raw:
-            if default is None:
-                raise self.missing(name)
-            return default
-        value = self.raw[name]
-        # True is an int to isinstance.
-        fits = type(value) is not bool and isinstance(value, int | float) and 0 <= value < 1e6
-        if not fits or (above_0 and value == 0):
-            least = "above 0" if above_0 else "of at least 0"
-            raise self.wrong(name, f"a number {least} and below a million")
-        return float(value)
-
-    def sha256(self, name: str) -> str:
-        value = self.get(name, str)
-        if not _SHA256.fullmatch(value):
-            raise self.wrong(name, "64 lower-case hex digits")
-        return value
-
-    def file(self, name: str, files: dict[str, FileEntry]) -> str:
-        value = self.text(name)
-        if value not in files:
-            raise self.wrong(name, "one of the names in 'files'")
-        return value
-
-
-def _file_entry(files: _Fields, name: str) -> FileEntry:
+def _file_entry(files: Fields, name: str) -> FileEntry:
     if not _FILE_NAME.fullmatch(name) or name == MANIFEST_NAME:
         raise PlugError(f"{files.where}: {name[:60]!r} is not a plain file name")
     entry = files.inside(name)
     return FileEntry(entry.count("bytes", 0, MAX_FILE_BYTES), entry.sha256("sha256"))
 
 
-def _fingerprint(fields: _Fields) -> Fingerprint:
+def _fingerprint(fields: Fields) -> Fingerprint:
     # Their values come back in messages, and n_embd sizes what the projector may return.
     fields.text("architecture")
     fields.count("n_embd", 1, _MAX_WIDTH)
@@ -289,7 +194,7 @@ def _fingerprint(fields: _Fields) -> Fingerprint:
         raise PlugError(f"{fields.where}: {error}") from None
 
 
-def _encoder_spec(encoder: _Fields, files: dict[str, FileEntry]) -> EncoderSpec:
+def _encoder_spec(encoder: Fields, files: dict[str, FileEntry]) -> EncoderSpec:
     def note_fields(name: str) -> tuple[str, ...]:
         value = encoder.get(name, list)
         if not value or any(field not in _NOTE_FIELDS for field in value):
@@ -311,7 +216,7 @@ def _encoder_spec(encoder: _Fields, files: dict[str, FileEntry]) -> EncoderSpec:
     )
 
 
-def _projector_spec(projector: _Fields, files: dict[str, FileEntry]) -> ProjectorSpec:
+def _projector_spec(projector: Fields, files: dict[str, FileEntry]) -> ProjectorSpec:
     n_soft = projector.count("n_soft", 1, 1024)
     return ProjectorSpec(
         file=projector.file("file", files),
@@ -320,7 +225,7 @@ def _projector_spec(projector: _Fields, files: dict[str, FileEntry]) -> Projecto
     )
 
 
-def _golden_spec(golden: _Fields, files: dict[str, FileEntry]) -> GoldenSpec:
+def _golden_spec(golden: Fields, files: dict[str, FileEntry]) -> GoldenSpec:
     texts = golden.get("texts", list)
     if not 1 <= len(texts) <= MAX_GOLDEN_TEXTS or not all(
         isinstance(text, str) and len(text) <= MAX_GOLDEN_CHARS for text in texts
@@ -331,10 +236,27 @@ def _golden_spec(golden: _Fields, files: dict[str, FileEntry]) -> GoldenSpec:
     return GoldenSpec(golden.file("file", files), tuple(texts))
 
 
+def _literal_spec(literal: Fields) -> LiteralSpec:
+    gates = literal.get("gates", list)
+    if not 1 <= len(gates) <= MAX_GATES:
+        raise literal.wrong("gates", f"a list of 1 to {MAX_GATES} gates")
+    return LiteralSpec(
+        max_notes=literal.count("max_notes", 1, MAX_LITERAL_NOTES),
+        gates=tuple(
+            _gate(Fields(gate, f"{literal.where}: gates[{order}]"))
+            for order, gate in enumerate(gates)
+        ),
+    )
+
+
+def _gate(gate: Fields) -> Gate:
+    return Gate(*(gate.signed(name, MAX_GATE) for name in ("bias", "total", "kinds")))
+
+
 def _template(parts: list[Any], where: str) -> tuple[Part, ...]:
     template: list[Part] = []
     for number, part in enumerate(parts):
-        fields = _Fields(part, f"{where}: template[{number}]")
+        fields = Fields(part, f"{where}: template[{number}]")
         if set(fields.raw) == {"text"}:
             template.append(Part(text=fields.get("text", str)))
         elif set(fields.raw) == {"slot"} and fields.raw["slot"] in ("prompt", "soft"):
@@ -354,6 +276,7 @@ def manifest_json(manifest: Manifest) -> str:
     """Write a manifest as `parse_manifest` reads it."""
     told = _told(manifest)
     golden = {"golden": _told(manifest.golden)} if manifest.golden else {}
+    literal = {"literal": dataclasses.asdict(manifest.literal)} if manifest.literal else {}
     value: dict[str, Any] = {
         "schema": SCHEMA,
         "name": manifest.name,
@@ -365,6 +288,7 @@ def manifest_json(manifest: Manifest) -> str:
         **{name: told[name] for name in ("null_note_competes", "recency") if name in told},
         "projector": _told(manifest.projector),
         "template": [{"slot": p.slot} if p.slot else {"text": p.text} for p in manifest.template],
+        **literal,
         **golden,
         "about": manifest.about,
         "files": {

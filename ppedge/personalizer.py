@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ppedge.closing import Closing
 from ppedge.defaults import find_model, find_plug
 from ppedge.history import Note
+from ppedge.literal import LiteralMemory, Wording
 from ppedge.llm import LLM, Generation
 from ppedge.persona import NotesChangedError, Persona
 from ppedge.plug import Plug
@@ -28,13 +29,17 @@ class Conditioning:
         soft: soft tokens, float32 [n_soft, n_embd].
         null_weight: attention weight of the null note, 0 to 1.
         heaviest: the notes that weigh most, with their attention weights, heaviest first.
-        seconds: time by stage ("encode", "pool", "project").
+        seconds: time by stage ("encode", "pool", "project", and "literal" where the plug has a
+            literal memory).
+        memory: the wording of the notes that weigh most; None where the plug has no literal
+            memory, or no note can be heard.
     """
 
     soft: NDArray[np.float32]
     null_weight: float
     heaviest: list[tuple[Note, float]]
     seconds: dict[str, float]
+    memory: LiteralMemory | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +86,8 @@ class Personalizer(Closing):
         plug.check_model(llm.fingerprint, llm.path)
         self.llm = llm
         self.plug = plug
+        literal = plug.manifest.literal
+        self._wording = Wording(llm, literal) if literal else None
 
     @classmethod
     def open(
@@ -127,7 +134,7 @@ class Personalizer(Closing):
         return Persona.open(path, self.plug.space, read_only=read_only)
 
     def condition(self, prompt: str, persona: Persona, *, heaviest: int = 3) -> Conditioning:
-        """Pool a persona for ``prompt`` into soft tokens.
+        """Pool a persona for ``prompt`` into soft tokens, and remember its wording.
 
         Args:
             prompt: what is asked.
@@ -137,24 +144,27 @@ class Personalizer(Closing):
         Raises:
             PlugError: the plug's graphs fail.
             StoreError: the store cannot be read.
+            ModelError: the model is closed.
         """
         began = time.perf_counter()
         query = self.plug.encode_prompt(prompt)
         encoded = time.perf_counter()
-        pooled, null_weight, named = self._pool(query, persona, heaviest)
+        wording = self._wording
+        n_named = max(heaviest, wording.spec.max_notes if wording else 0)
+        pooled, null_weight, named = self._pool(query, persona, n_named)
         pool_ended = time.perf_counter()
         soft = self.plug.soft_tokens(pooled)
         projected = time.perf_counter()
-        return Conditioning(
-            soft=soft,
-            null_weight=null_weight,
-            heaviest=named,
-            seconds={
-                "encode": encoded - began,
-                "pool": pool_ended - encoded,
-                "project": projected - pool_ended,
-            },
-        )
+        seconds = {
+            "encode": encoded - began,
+            "pool": pool_ended - encoded,
+            "project": projected - pool_ended,
+        }
+        memory = None
+        if wording:
+            memory = wording.memory(named)
+            seconds["literal"] = time.perf_counter() - projected
+        return Conditioning(soft, null_weight, named[:heaviest], seconds, memory)
 
     def _pool(
         self, query: NDArray[np.float32], persona: Persona, heaviest: int
@@ -206,4 +216,6 @@ class Personalizer(Closing):
         if persona is not None:
             conditioning = self.condition(prompt, persona, heaviest=heaviest)
         segments = self.segments(prompt, conditioning.soft if conditioning else None)
-        return Answer(self.llm.generate(segments, sampling), conditioning)
+        memory = conditioning.memory if conditioning else None
+        generation = self.llm.generate(segments, sampling, mix=memory.mix if memory else None)
+        return Answer(generation, conditioning)

@@ -19,10 +19,10 @@ from ppedge.history import Note
 from ppedge.manifest import (
     MANIFEST_NAME,
     MAX_FILE_BYTES,
-    MAX_MANIFEST_BYTES,
     Manifest,
     parse_manifest,
 )
+from ppedge.manifest_fields import MAX_MANIFEST_BYTES
 from ppedge.rows import Space
 
 

@@ -16,12 +16,14 @@ from hypothesis import strategies as st
 from ppedge.defaults import DEFAULT_PLUG
 from ppedge.errors import PlugError
 from ppedge.fingerprint import Fingerprint
+from ppedge.literal import Gate, LiteralSpec
 from ppedge.manifest import (
     MANIFEST_NAME,
     MAX_FILE_BYTES,
+    MAX_GATES,
     MAX_GOLDEN_CHARS,
     MAX_GOLDEN_TEXTS,
-    MAX_MANIFEST_BYTES,
+    MAX_LITERAL_NOTES,
     EncoderSpec,
     FileEntry,
     GoldenSpec,
@@ -30,6 +32,7 @@ from ppedge.manifest import (
     manifest_json,
     parse_manifest,
 )
+from ppedge.manifest_fields import MAX_MANIFEST_BYTES
 from ppedge.prompt import Part
 
 PLAIN = Manifest(
@@ -54,6 +57,7 @@ GOOD = replace(
     null_note_competes=False,
     recency=0.5,
     golden=GoldenSpec("g.f32", ("Fix a leak", "")),
+    literal=LiteralSpec(256, (Gate(-2.5, 0.5, -1.0), Gate(-2.0, 1.0, 0.0))),
 )
 RAW: dict[str, Any] = json.loads(manifest_json(GOOD))
 Path = tuple[str | int, ...]
@@ -72,7 +76,9 @@ OPTIONAL = [
     ("null_note_competes",),
     ("recency",),
     ("golden",),
+    ("literal",),
 ]
+GATE = {"bias": -2.0, "total": 0, "kinds": 1.5}
 WRONG_VALUES: dict[Path, list[Any]] = {
     ("schema",): [0, 2, 1.0, "1", True],
     ("name",): ["", "x" * 201, "two\nlines", "\x1b[31m", 5, None],
@@ -108,6 +114,9 @@ WRONG_VALUES: dict[Path, list[Any]] = {
         [""] * (MAX_GOLDEN_TEXTS + 1),
         ["x" * (MAX_GOLDEN_CHARS + 1)],
     ],
+    ("literal",): [None, [], 256],
+    ("literal", "max_notes"): [0, -1, MAX_LITERAL_NOTES + 1, 10**30, 2.0, "2", True, None],
+    ("literal", "gates"): [None, {}, [], [None], [[0, 0, 0]], [GATE] * (MAX_GATES + 1)],
     ("template",): [None, {}, "prompt"],
     ("about",): [None, [], "nothing"],
     **{path: ["", "c.onnx", "plug.json", 7, "../a.onnx"] for path in FILE_FIELDS},
@@ -187,7 +196,8 @@ def test_a_manifest_without_the_optional_fields_means_what_it_always_did() -> No
     read = parse(raw)
     assert read == PLAIN
     assert (read.encoder.query_file, read.projector.n_instruction) == (None, 0)
-    assert (read.null_note_competes, read.recency, read.golden) == (True, 0.0, None)
+    assert (read.null_note_competes, read.recency) == (True, 0.0)
+    assert (read.golden, read.literal) == (None, None)
 
 
 def test_optional_fields_that_say_the_default_are_left_out_when_written() -> None:
@@ -220,6 +230,24 @@ def test_a_file_that_is_used_but_not_listed_is_named() -> None:
 )
 def test_a_wrong_value_is_refused_and_its_field_named(path: Path, value: Any) -> None:
     assert str(path[-1]) in refusal(with_value(path, value))
+
+
+@pytest.mark.parametrize("name", ["bias", "total", "kinds"])
+@pytest.mark.parametrize("value", [100.1, -100.1, 10**400, -(10**400), "1", True, None, [1]])
+def test_a_wrong_term_of_a_gate_is_named_with_its_order(name: str, value: Any) -> None:
+    message = refusal(with_value(("literal", "gates", 1, name), value))
+    assert f"literal: gates[1]: field '{name}' must be a number from -100 to 100" in message
+
+
+def test_a_missing_term_of_a_gate_is_named_with_its_order() -> None:
+    message = refusal(without(("literal", "gates", 0, "kinds")))
+    assert "literal: gates[0]: field 'kinds' is missing" in message
+
+
+def test_gates_at_the_bounds_are_read() -> None:
+    gates = [{"bias": -100, "total": 100.0, "kinds": 0}] * MAX_GATES
+    read = parse(with_value(("literal",), {"max_notes": MAX_LITERAL_NOTES, "gates": gates}))
+    assert read.literal == LiteralSpec(4096, (Gate(-100.0, 100.0, 0.0),) * MAX_GATES)
 
 
 def test_another_schema_says_which_one_this_ppedge_reads() -> None:
