@@ -1,8 +1,8 @@
 """One question, one method: the answer, the gold answer's likelihood, and what they took.
 
 Every answer begins with a context that holds nothing. The clock runs from there: retrieval,
-encoding of the prompt, pooling and projection, prefill, and decoding. The likelihood of the gold
-answer is taken afterwards, from the same decoded prompt, and is not timed.
+encoding of the prompt, pooling, projection and literal memory, prefill, and decoding. The
+likelihood of the gold answer is taken afterwards, from the same decoded prompt, and is not timed.
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Literal
 
-from export.methods import Asked, Bench, Method
+from export.methods import Asked, Bench, Composed, Method
 from export.records import Record
 from export.tasks import task_of
 from ppedge.llm import LLM, Sampling, Score
-from ppedge.prompt import Segment
 
 if TYPE_CHECKING:
     from export.lora import UserLora
@@ -63,9 +62,9 @@ def answer(bench: Bench, method: Method, asked: Asked, decode: Decode) -> tuple[
     llm.prefill(composed.segments)
     first = perf_counter()
     if task_of(question.task).kind == "text":
-        written = _decoded(llm, composed.segments, asked, decode)
+        written = _decoded(llm, composed, asked, decode)
     else:
-        written = _chosen(llm, composed.segments, asked)
+        written = _chosen(llm, composed, asked)
     record = Record(
         id=question.id,
         user=question.user,
@@ -83,37 +82,40 @@ def answer(bench: Bench, method: Method, asked: Asked, decode: Decode) -> tuple[
     return record, composed.shortened
 
 
-def _chosen(llm: LLM, segments: list[Segment], asked: Asked) -> _Written:
+def _chosen(llm: LLM, composed: Composed, asked: Asked) -> _Written:
     """The most likely option; of equals, the first."""
     options = task_of(asked.question.task).options(asked.question.input)
-    scores = llm.score(segments, options, end=True)
+    scores = llm.score(composed.segments, options, end=True, mix=composed.mix)
     answered = perf_counter()
     best = max(scores, key=lambda score: score.logprob)
     gold = next((score for score in scores if score.option == asked.question.output), None)
     if gold is None:  # Nothing obliges a data set's golds to be among its options.
-        gold = _gold(llm, segments, asked)
+        gold = _gold(llm, composed, asked)
     return _Written(best.option, None, gold, answered)
 
 
-def _decoded(llm: LLM, segments: list[Segment], asked: Asked, decode: Decode) -> _Written:
+def _decoded(llm: LLM, composed: Composed, asked: Asked, decode: Decode) -> _Written:
     max_tokens = task_of(asked.question.task).max_tokens
+    segments, mix = composed.segments, composed.mix
     greedy = beam = None
     answered = 0.0
     if decode != "beam":
         sampling = Sampling(max_tokens=max_tokens, temperature=0.0)
-        greedy = llm.generate(segments, sampling).read().strip()
+        greedy = llm.generate(segments, sampling, mix=mix).read().strip()
         answered = perf_counter()
     if decode != "greedy":
-        beam = llm.beam_search(segments, width=BEAM_WIDTH, max_tokens=max_tokens).text.strip()
+        found = llm.beam_search(segments, width=BEAM_WIDTH, max_tokens=max_tokens, mix=mix)
+        beam = found.text.strip()
         answered = answered or perf_counter()
-    gold = _gold(llm, segments, asked)
+    gold = _gold(llm, composed, asked)
     if greedy is None:
         return _Written(beam or "", None, gold, answered)
     return _Written(greedy, beam, gold, answered)
 
 
-def _gold(llm: LLM, segments: list[Segment], asked: Asked) -> Score:
-    [score] = llm.score(segments, [asked.question.output], end=True)
+def _gold(llm: LLM, composed: Composed, asked: Asked) -> Score:
+    gold = [asked.question.output]
+    [score] = llm.score(composed.segments, gold, end=True, mix=composed.mix)
     return score
 
 

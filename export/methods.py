@@ -22,10 +22,11 @@ from numpy.typing import NDArray
 
 from export.baselines import BUDGET, Dense, prompt_with_notes, rank_bm25, rank_recency
 from export.data import Question
-from export.persona_methods import ABLATIONS, NoteVectors, shuffled, soft_tokens
+from export.persona_methods import ABLATIONS, NoteVectors, attend, memory, shuffled, soft_tokens
 from export.tasks import task_of
 from ppedge.history import Note
-from ppedge.llm import LLM
+from ppedge.literal import LiteralMemory
+from ppedge.llm import LLM, Mix
 from ppedge.plug import Plug
 from ppedge.prompt import Segment, render
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 TUNED = ("usertuned", "instruction+usertuned", "lora")  # costly: for a sample of users
 _PERSONAS = ("persona", "swapped", "shuffled", *ABLATIONS)
-_PLAIN = ("none", "instruction", *_PERSONAS, *TUNED)
+_PLAIN = ("none", "instruction", "literal", *_PERSONAS, *TUNED)
 _RETRIEVAL = re.compile(r"(?:(instruction|persona)\+)?(recency|bm25|dense)-([1-9]\d{0,5})")
 KNOWN = (
     *_PLAIN,
@@ -66,6 +67,16 @@ class Method:
         return self.soft.startswith("instruction")
 
     @property
+    def attends(self) -> bool:
+        """Whether it pools a history by attention."""
+        return self.soft in _PERSONAS or self.name == "literal"
+
+    @property
+    def remembers(self) -> bool:
+        """Whether it mixes the history's wording in, where the plug has a literal memory."""
+        return self.attends and self.soft != "persona-noliteral"
+
+    @property
     def tuned(self) -> bool:
         """Whether it trains something for each user, and so answers for a sample of them."""
         return self.name in TUNED
@@ -77,7 +88,7 @@ def parse_method(name: str) -> Method:
     Raises:
         ValueError: there is none; lists those that there are.
     """
-    if name in ("none", "lora"):
+    if name in ("none", "literal", "lora"):
         return Method(name)
     if name in _PLAIN:
         return Method(name, soft=name)
@@ -106,10 +117,17 @@ class Composed:
     Attributes:
         segments: for `LLM`.
         shortened: whether the prompt had to lose history items or words to fit the context.
+        memory: the history's wording, where the method and the plug have a literal memory.
     """
 
     segments: list[Segment]
     shortened: bool
+    memory: LiteralMemory | None = None
+
+    @property
+    def mix(self) -> Mix | None:
+        """For `LLM`: what the memory does to each token."""
+        return self.memory.mix if self.memory else None
 
 
 class Bench:
@@ -153,9 +171,15 @@ class Bench:
 
         Raises:
             PlugError: the plug's graph fails.
-            ValueError: the user has nothing to tune to.
+            ValueError: the user has nothing to tune to; or the method is about the plug's literal
+                memory, and the plug has none.
         """
-        if method.soft in _PERSONAS:
+        if "literal" in method.name and self.plug.manifest.literal is None:
+            raise ValueError(
+                f"{method.name}: plug {self.plug.manifest.name} has no literal memory "
+                "(python -m export.literal fits one); leave the method out"
+            )
+        if method.attends:
             self._vectors.rows(self.history(method, asked))
         elif method.tuned and self._tuned:
             self._tuned.soft(method.name, asked.question)
@@ -166,7 +190,7 @@ class Bench:
             self._dense.warm(asked.question)
 
     def compose(self, method: Method, asked: Asked) -> Composed:
-        """Retrieve, encode, pool and project; what the model is then given.
+        """Retrieve, encode, pool, project and remember; what the model is then given.
 
         A prompt that does not fit the context loses words of its history items and then the
         items, the worst match or the oldest first; and at last words of its own, from the end.
@@ -181,26 +205,38 @@ class Bench:
                 to.
         """
         prompt, shortened = self._prompt(method, asked)
-        soft = self._soft(method, asked)
-        return Composed(render(self.plug.manifest.template, prompt, soft), shortened)
+        soft, wording = self._soft(method, asked), None
+        if method.attends:
+            soft, wording = self._heard(method, asked)
+        return Composed(render(self.plug.manifest.template, prompt, soft), shortened, wording)
 
     def shortens(self, method: Method, asked: Asked) -> bool:
         """Whether `compose` would have to shorten the prompt; nothing is tuned to find out."""
         return self._prompt(method, asked)[1]
 
-    # --- soft tokens ---------------------------------------------------------------------------
+    # --- soft tokens and memory ----------------------------------------------------------------
+
+    def _heard(
+        self, method: Method, asked: Asked
+    ) -> tuple[NDArray[np.float32] | None, LiteralMemory | None]:
+        """What the history says: soft tokens and wording, as far as the method has them."""
+        notes, plug = self.history(method, asked), self.plug
+        ablation = method.soft if method.soft in ABLATIONS else ""
+        pooled = attend(plug, asked.question.input, self._vectors.rows(notes), ablation)
+        soft = soft_tokens(plug, pooled, ablation) if method.soft else None
+        if not method.remembers or plug.manifest.literal is None:
+            return soft, None
+        assert pooled.weights is not None  # `attend` always asks for them.
+        return soft, memory(self.llm, plug, notes, pooled.weights)
 
     def _soft(self, method: Method, asked: Asked) -> NDArray[np.float32] | None:
-        if not method.soft:
-            return None
+        """What does not hang on attention to a history."""
         if method.soft == "instruction":
             return self._instruction
         if method.tuned:
             assert self._tuned is not None  # The command makes one for these methods.
             return self._tuned.soft(method.name, asked.question)
-        rows = self._vectors.rows(self.history(method, asked))
-        ablation = method.soft if method.soft in ABLATIONS else ""
-        return soft_tokens(self.plug, asked.question.input, rows, ablation)
+        return None
 
     def _n_soft(self, method: Method) -> int:
         """How many soft tokens the method has."""

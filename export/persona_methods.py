@@ -1,8 +1,8 @@
-"""From a history to soft tokens in memory, as the run time does it on disk, and its ablations.
+"""From a history to what it says, without a store; as the run time does it, and its ablations.
 
 A person's machine keeps the vectors of their notes in a store; here they are kept in memory, in
-the same float16, behind the same null row, pooled by the same kernel. The soft tokens are bit for
-bit those of ``Personalizer.condition``.
+the same float16, behind the same null row, pooled by the same kernel. Soft tokens and literal
+memory are bit for bit those of ``Personalizer.condition``.
 """
 
 from __future__ import annotations
@@ -18,13 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppedge.history import Note
+from ppedge.literal import LiteralMemory, Wording
+from ppedge.llm import LLM
 from ppedge.plug import Plug
-from ppedge.pooling import pool
+from ppedge.pooling import Pooled, pool
 from ppedge.prompt import note_text
 from ppedge.score_bias import with_plug
 
 TOP = 4  # notes that the paper's top-k ablation pools
-ABLATIONS = ("persona-noinstruction", "persona-mean", "persona-top4")
+ABLATIONS = ("persona-noinstruction", "persona-mean", "persona-top4", "persona-noliteral")
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,22 +92,20 @@ def _used(kept: OrderedDict[bytes, NDArray[np.float16]], name: bytes) -> NDArray
     return kept[name]
 
 
-def soft_tokens(plug: Plug, prompt: str, rows: Rows, ablation: str = "") -> NDArray[np.float32]:
-    """What a history says to a prompt.
+def attend(plug: Plug, prompt: str, rows: Rows, ablation: str = "") -> Pooled:
+    """Pool a history for a prompt.
 
     Args:
         plug: its scale, recency and null note apply as at run time.
         prompt: what is asked.
         rows: the history.
-        ablation: "" for the whole method, or one of the paper's ablations, on the same plug
-            without training it anew: "persona-mean", every row weighs the same whatever is asked
-            (scores and recency are zero); "persona-top4", only the four notes that match best
-            are pooled, beside the null note where that competes; "persona-noinstruction", the
-            soft tokens that are the same for everybody are left out.
+        ablation: "" for the whole method, or one of `ABLATIONS`, on the same plug without training
+            it anew. Two change what is pooled: "persona-mean", every row weighs the same whatever
+            is asked (scores and recency are zero); "persona-top4", only the four notes that match
+            best are pooled, beside the null note where that competes.
 
     Returns:
-        float32 [n_soft, n_embd], for "persona-noinstruction" without the first
-        ``n_instruction`` rows.
+        The value float32 [d_value], and the weights float32 [n + 1], the null note's first.
 
     Raises:
         PlugError: the plug's graphs fail.
@@ -122,9 +122,43 @@ def soft_tokens(plug: Plug, prompt: str, rows: Rows, ablation: str = "") -> NDAr
     scale = 0.0 if mean else manifest.attention_scale
     if ablation == "persona-top4":
         bias = _best_only(rows.keys @ query * np.float32(scale), bias)
-    pooled = pool(query, rows.keys, rows.values, scale=scale, bias=bias)
+    return pool(query, rows.keys, rows.values, scale=scale, bias=bias, weights=True)
+
+
+def soft_tokens(plug: Plug, pooled: Pooled, ablation: str = "") -> NDArray[np.float32]:
+    """What a pooled history says.
+
+    Returns:
+        float32 [n_soft, n_embd]; for "persona-noinstruction" without the first
+        ``n_instruction`` rows, which are the same for everybody.
+
+    Raises:
+        PlugError: the plug's graph fails.
+    """
     soft = plug.soft_tokens(pooled.value)
-    return soft[manifest.projector.n_instruction :] if ablation == "persona-noinstruction" else soft
+    first = plug.manifest.projector.n_instruction if ablation == "persona-noinstruction" else 0
+    return soft[first:]
+
+
+def memory(
+    llm: LLM, plug: Plug, notes: Sequence[Note], weights: NDArray[np.float32]
+) -> LiteralMemory | None:
+    """The literal memory of a history, tokenized anew: no store keeps token ids on disk.
+
+    Args:
+        llm: whose tokens.
+        plug: one that has a literal memory.
+        notes: the history.
+        weights: float32 [n + 1], from `attend`.
+
+    Returns:
+        None where no note can be heard.
+    """
+    spec = plug.manifest.literal
+    assert spec is not None  # `Bench.warm` sees to it.
+    # As `Persona.heaviest` does.
+    heaviest = np.argsort(-weights[1:], kind="stable")[: spec.max_notes]
+    return Wording(llm, spec).memory((notes[i], float(weights[1 + i])) for i in heaviest)
 
 
 def _best_only(

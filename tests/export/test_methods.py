@@ -1,21 +1,24 @@
 """Methods: the soft tokens and prompts that each one makes, on the real default model and plug."""
 
+import copy
 import dataclasses
 import re
 
 import numpy as np
 import pytest
 
+from export.answers import answer
 from export.baselines import rank_bm25
 from export.data import Question
 from export.methods import KNOWN, Asked, Bench, Method, checked_instruction, parse_method
-from export.persona_methods import NoteVectors, Rows, shuffled, soft_tokens
+from export.persona_methods import NoteVectors, Rows, attend, shuffled, soft_tokens
 from ppedge.defaults import find_model, find_plug
 from ppedge.history import Note
 from ppedge.llm import LLM
 from ppedge.personalizer import Personalizer
 from ppedge.plug import Plug
 from ppedge.prompt import Soft
+from ppedge.sampling import Sampling
 from tests import tiny_gguf, tiny_plug
 
 ANN = tuple(
@@ -188,7 +191,7 @@ def test_top4_pools_the_four_best_notes_and_no_other(bench, default):
     scores = rows.keys.astype(np.float64) @ plug.encode_prompt(PROMPT)
     best = np.sort(1 + np.argsort(-scores[1:])[:4])
     few = Rows(rows.keys[[0, *best]], rows.values[[0, *best]])
-    wanted = soft_tokens(plug, PROMPT, few)
+    wanted = soft_tokens(plug, attend(plug, PROMPT, few))
     np.testing.assert_allclose(soft_of(bench, "persona-top4"), wanted, atol=1e-5)
     assert not np.allclose(wanted, soft_of(bench, "persona"), atol=1e-4)
 
@@ -209,6 +212,116 @@ def test_noinstruction_leaves_out_the_rows_that_are_the_same_for_everybody(bench
 def test_the_instruction_goes_in_as_it_was_trained_and_none_has_nothing(bench):
     assert np.array_equal(soft_of(bench, "instruction"), INSTRUCTION)
     assert not any(isinstance(s, Soft) for s in composed(bench, "none").segments)
+
+
+# --- literal memory -------------------------------------------------------------------------------
+
+GATES = [{"bias": -1.0, "total": 0.5, "kinds": -0.5}] * 3
+
+
+@pytest.fixture(scope="module")
+def literal(tmp_path_factory):
+    """A tiny model and a plug that remembers five notes; whatever it attends to, unevenly."""
+    folder = tmp_path_factory.mktemp("literal")
+    model = tiny_gguf.write(folder / "tiny.gguf", n_ctx=2048)
+    plug = tiny_plug.write(folder / "plug", model)
+    tiny_plug.edit(plug, lambda raw: raw.update(literal={"max_notes": 5, "gates": GATES}))
+    with Personalizer.open(model, plug, n_threads=1) as opened:
+        yield opened
+
+
+def told(memory, llm):
+    """What a memory makes of even logits at the beginning and after some words, as bytes."""
+    logits = np.zeros(llm.n_vocab, np.float32)
+    beginnings = ("", "core: ", "core: fix the p", "What a day", "rain")
+    return [memory.mix(logits, llm.tokenize(begun)).tobytes() for begun in beginnings]
+
+
+@pytest.mark.parametrize("notes", [ANN, BOB, ANN + BOB[:1]], ids=["ann", "bob", "both"])
+def test_a_memory_is_bit_for_bit_that_of_a_store(literal, tmp_path, notes):
+    bench = Bench(literal.llm, literal.plug)
+    found = composed(bench, "persona", Asked(dataclasses.replace(QUESTION, history=notes)))
+    with literal.persona(tmp_path / "store") as persona:
+        persona.add(notes, literal.plug.encode_notes)
+        wanted = literal.condition(PROMPT, persona)
+        assert told(found.memory, literal.llm) == told(wanted.memory, literal.llm)
+        sampling = Sampling(temperature=0, max_tokens=20)
+        ours = literal.llm.generate(found.segments, sampling, mix=found.mix).read()
+        assert ours == literal.stream(PROMPT, persona, sampling).read()
+
+
+def test_each_method_remembers_the_history_that_goes_into_it(literal):
+    bench = Bench(literal.llm, literal.plug, seed=0)
+
+    def of(name, history=ANN):
+        asked = Asked(dataclasses.replace(QUESTION, history=history), BOB)
+        return told(composed(bench, name, asked).memory, literal.llm)
+
+    own = of("persona")
+    assert of("swapped") == of("persona", BOB) != own
+    assert of("shuffled") == of("persona", shuffled(ANN, "ann", 0)) != own
+    assert of("persona-noinstruction") == of("persona+bm25-1") == of("literal") == own
+    for name in ("persona-mean", "persona-top4"):
+        assert of(name) != own
+
+
+def test_without_weights_of_attention_all_notes_count_alike(literal):
+    bench = Bench(literal.llm, literal.plug)
+    for name, alike in (("persona-mean", True), ("persona", False)):
+        anywhere, at_start, _ = composed(bench, name).memory.counts([])
+        assert at_start.sum() == pytest.approx(5)
+        assert np.allclose(anywhere, anywhere.round()) == alike
+
+
+def test_literal_is_the_memory_alone_and_noliteral_the_soft_tokens_alone(literal):
+    bench = Bench(literal.llm, literal.plug)
+    persona, alone = composed(bench, "persona"), composed(bench, "literal")
+    assert alone.segments == composed(bench, "none").segments
+    assert (composed(bench, "none").memory, composed(bench, "none").mix) == (None, None)
+    without = composed(bench, "persona-noliteral")
+    assert without.memory is None
+    assert soft_of(bench, "persona-noliteral").tobytes() == soft_of(bench, "persona").tobytes()
+    assert len(without.segments) == len(persona.segments)
+
+
+def test_an_empty_history_leaves_nothing_to_remember(literal):
+    nobody = Asked(dataclasses.replace(QUESTION, history=()))
+    assert composed(Bench(literal.llm, literal.plug), "persona", nobody).memory is None
+
+
+@pytest.mark.parametrize("name", ["literal", "persona-noliteral"])
+def test_a_plug_without_a_memory_cannot_be_asked_about_it(bench, name):
+    plain = dataclasses.replace(bench.plug.manifest, literal=None)
+    plug = copy.copy(bench.plug)
+    plug.manifest = plain
+    with pytest.raises(ValueError, match=f"{name}: plug .* has no literal memory"):
+        Bench(bench.llm, plug).warm(parse_method(name), ASKED)
+
+
+@pytest.mark.parametrize("task", [2, 6])
+def test_answers_and_likelihoods_are_the_memory_s_too(literal, task):
+    labels = dict(zip(range(7), ["sci-fi", "action"] * 4, strict=False))
+    notes = ANN if task == 6 else tuple(
+        dataclasses.replace(note, output=labels[i]) for i, note in enumerate(ANN)
+    )  # fmt: skip
+    gold = QUESTION.output if task == 6 else "action"
+    asked = Asked(dataclasses.replace(QUESTION, task=task, history=notes, output=gold))
+    bench = Bench(literal.llm, literal.plug)
+    found = {}
+    for name in ("persona", "persona-noliteral"):
+        method = parse_method(name)
+        record, _ = answer(bench, method, asked, "both")
+        given = bench.compose(method, asked)
+        [score] = literal.llm.score(given.segments, [gold], end=True, mix=given.mix)
+        assert record.nats == pytest.approx(-score.logprob, rel=1e-4)
+        found[name] = record
+        if task == 6:
+            sampling = Sampling(temperature=0, max_tokens=48)
+            ours = literal.llm.generate(given.segments, sampling, mix=given.mix).read().strip()
+            beam = literal.llm.beam_search(given.segments, max_tokens=48, mix=given.mix)
+            assert (record.prediction, record.beam) == (ours, beam.text.strip())
+    # What the notes are full of is likelier by them.
+    assert found["persona"].nats < found["persona-noliteral"].nats
 
 
 # --- note vectors ---------------------------------------------------------------------------------
