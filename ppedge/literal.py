@@ -34,13 +34,14 @@ if TYPE_CHECKING:
 MAX_TOKENS: Final = 256
 """A note's tokens beyond this many are not remembered."""
 
+MAX_SCORE: Final = 30.0
+"""Bound of what a gate's sigmoid is taken of: never wholly open, so that nothing is impossible."""
+
 # More than so many tokens are made of, runs of spaces aside; a longer text is not tokenized whole.
 _MAX_CHARS: Final = 32 * MAX_TOKENS
 _KEPT_TEXTS: Final = 4096
 # Stands before the first token of a text; no token has a negative id.
 _START: Final = -1
-# A gate is never wholly open: what no note holds stays possible.
-_MAX_SCORE: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ class Gate:
     def trust(self, total: float, kinds: int) -> float:
         """Return g_n, between 0 and 1, for C_n = ``total`` and U_n = ``kinds``, both above 0."""
         score = self.bias + self.total * math.log(total) + self.kinds * math.log(kinds)
-        return 1 / (1 + math.exp(-min(max(score, -_MAX_SCORE), _MAX_SCORE)))
+        return 1 / (1 + math.exp(-min(max(score, -MAX_SCORE), MAX_SCORE)))
 
 
 @dataclass(frozen=True, slots=True)
