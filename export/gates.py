@@ -6,21 +6,26 @@
 The formula is in ``ppedge/literal.py``. The gates minimise the nats per gold token, every task
 weighing the same, plus a Gaussian prior on each term around ``START``, so that an order which the
 data hardly asks for stays closed.
+
+Measured on 40 training users of each of tasks 4 to 7, held out: with four orders, the entropy term
+is worth 0.019 nats per token on task 6 and 0.028 on task 7 (where without it the memory does harm:
+a paraphrase copies, and the model is sure of that), 0.004 on task 5, and costs 0.003 on task 4. A
+fifth and a sixth order change the mean of the tasks by 0.002 and less.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import astuple, dataclass, fields
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ppedge.literal import MAX_SCORE, Gate
+from ppedge.literal import MAX_SCORE, MIN_ENTROPY, Gate
 
-START = Gate(bias=-2.0, total=0.0, kinds=0.0)
+START = Gate(bias=-2.0, total=0.0, kinds=0.0, entropy=0.0)
 PRIOR = 3.0  # standard deviation of a gate's terms around START
 _STEPS = 300
 
@@ -33,6 +38,7 @@ class Places:
         task: int64 [n].
         user: text [n].
         logprob: float64 [n], of the gold token by the model alone.
+        entropy: float64 [n], H, of the model's distribution.
         total: float64 [n, orders], C_n, 0 where the order has no say.
         kinds: float64 [n, orders], U_n.
         count: float64 [n, orders], c_n of the gold token.
@@ -41,6 +47,7 @@ class Places:
     task: NDArray[np.int64]
     user: NDArray[np.str_]
     logprob: NDArray[np.float64]
+    entropy: NDArray[np.float64]
     total: NDArray[np.float64]
     kinds: NDArray[np.float64]
     count: NDArray[np.float64]
@@ -56,19 +63,20 @@ def nats(places: Places, gates: Sequence[Gate]) -> NDArray[np.float64]:
 
 
 def _terms(gates: Sequence[Gate]) -> Tensor:
-    return torch.tensor([[g.bias, g.total, g.kinds] for g in gates], dtype=torch.float64)
+    return torch.tensor([astuple(gate) for gate in gates], dtype=torch.float64)
 
 
 def _nats(places: Places, terms: Tensor) -> Tensor:
     p = torch.from_numpy(places.logprob).exp()
-    for order, (bias, of_total, of_kinds) in enumerate(terms):
+    doubt = (torch.from_numpy(places.entropy) + MIN_ENTROPY).log()
+    for order, (bias, of_total, of_kinds, of_entropy) in enumerate(terms):
         total, kinds, count = (
             torch.from_numpy(column[:, order])
             for column in (places.total, places.kinds, places.count)
         )
         has_say = total > 0
         total, kinds = total.where(has_say, 1.0), kinds.where(has_say, 1.0)
-        score = bias + of_total * total.log() + of_kinds * kinds.log()
+        score = bias + of_total * total.log() + of_kinds * kinds.log() + of_entropy * doubt
         trust = score.clamp(-MAX_SCORE, MAX_SCORE).sigmoid() * has_say
         p = (1 - trust) * p + trust * count / total
     return -p.clamp_min(1e-300).log()

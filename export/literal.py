@@ -29,7 +29,7 @@ from export.methods import Asked, Bench, Composed, parse_method
 from export.progress import Bar
 from ppedge.defaults import find_model
 from ppedge.errors import PpedgeError
-from ppedge.literal import LiteralMemory, LiteralSpec
+from ppedge.literal import LiteralMemory, LiteralSpec, log_sum_exp_and_entropy
 from ppedge.llm import LLM
 from ppedge.manifest import (
     MANIFEST_NAME,
@@ -52,8 +52,8 @@ class Probe:
     """A mix that changes nothing, and notes what was said at each token of a known text.
 
     Attributes:
-        rows: for each token so far, float64 [1 + 3 * orders]: the model's log-probability of the
-            token, then C_n, U_n and c_n of every order.
+        rows: for each token so far, float64 [2 + 3 * orders]: the model's log-probability of the
+            token, the entropy H, then C_n, U_n and c_n of every order.
 
     Args:
         memory: None counts nothing.
@@ -68,21 +68,20 @@ class Probe:
     def __call__(self, logits: NDArray[np.float32], written: Sequence[int]) -> NDArray[np.float32]:
         """Note, and hand the logits on."""
         token = self._text[len(written)]
-        exact = logits.astype(np.float64)
-        top = exact.max()
-        row = np.zeros(1 + 3 * self._n_orders)
-        row[0] = exact[token] - top - np.log(np.exp(exact - top).sum())
+        total, entropy = log_sum_exp_and_entropy(logits)
+        row = np.zeros(2 + 3 * self._n_orders)
+        row[:2] = float(logits[token]) - total, entropy
         for order, counts in enumerate(self._memory.counts(written) if self._memory else ()):
             assert self._memory is not None
             of_token = counts[self._memory.types == token].sum()
-            at = 1 + 3 * order
+            at = 2 + 3 * order
             row[at : at + 3] = counts.sum(), np.count_nonzero(counts), of_token
         self.rows.append(row)
         return logits
 
 
 def probe(llm: LLM, composed: Composed, gold: str, n_orders: int) -> NDArray[np.float64]:
-    """What is said at each token of ``gold`` and at its end, float64 [tokens, 1 + 3 * orders]."""
+    """What is said at each token of ``gold`` and at its end, float64 [tokens, 2 + 3 * orders]."""
     assert llm.end_token is not None  # `LLM.score` refuses a model without one.
     noted = Probe(composed.memory, [*llm.tokenize(gold), llm.end_token], n_orders)
     llm.score(composed.segments, [gold], end=True, mix=noted)
@@ -120,8 +119,8 @@ def gather(
 
 
 def _places(task: list[int], user: list[str], rows: NDArray[np.float64]) -> Places:
-    columns = (np.ascontiguousarray(rows[:, 1 + i :: 3]) for i in range(3))
-    return Places(np.array(task), np.array(user), rows[:, 0].copy(), *columns)
+    columns = [np.ascontiguousarray(rows[:, 2 + i :: 3]) for i in range(3)]
+    return Places(np.array(task), np.array(user), rows[:, 0].copy(), rows[:, 1].copy(), *columns)
 
 
 # --- what the memory gains ------------------------------------------------------------------------
@@ -285,7 +284,8 @@ def main(words: Sequence[str] | None = None) -> None:
         spec, rows = run(args)
         print(show(rows))
         for order, gate in enumerate(spec.gates):
-            print(f"order {order}: bias {gate.bias:g}, total {gate.total:g}, kinds {gate.kinds:g}")
+            terms = (f"{name} {value:g}" for name, value in asdict(gate).items())
+            print(f"order {order}: {', '.join(terms)}")
         if args.json:
             whole = {"literal": asdict(spec), "gains": [asdict(row) for row in rows]}
             args.json.write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")

@@ -5,11 +5,14 @@ literal memory counts, over the notes, which token followed the last n tokens of
 blends the orders n = 0 .. N into the model's distribution, the longest last:
 
     p_n(t) = (1 - g_n) p_{n-1}(t) + g_n c_n(t) / C_n        p_{-1}: the language model's own
-    g_n    = sigmoid(bias_n + total_n ln C_n + kinds_n ln U_n), 0 where C_n = 0
+    g_n    = sigmoid(bias_n + total_n ln C_n + kinds_n ln U_n + entropy_n ln(H + 0.01))
+    g_n    = 0 where C_n = 0
 
 c_n(t) sums the weights of the places where t followed those n tokens, C_n is their sum over t and
 U_n how many different t there were. A note's weight is that of its attention, scaled to a mean of
-1, so C_n is a count of places that the prompt makes more or less of. A cache language model (Kuhn
+1, so C_n is a count of places that the prompt makes more or less of. H is the entropy, in nats, of
+the model's distribution: where the model knows what comes, as in copying from a prompt, notes have
+little to add. A cache language model (Kuhn
 and De Mori, IEEE PAMI 12(6), 1990) with the orders blended as in PPM (Cleary and Witten, IEEE
 Trans. Comm. 32(4), 1984), whose gates are fitted on people of the training set
 (``export/literal.py``). It knows nothing but the notes it is given, so what is forgotten is gone.
@@ -37,6 +40,9 @@ MAX_TOKENS: Final = 256
 MAX_SCORE: Final = 30.0
 """Bound of what a gate's sigmoid is taken of: never wholly open, so that nothing is impossible."""
 
+MIN_ENTROPY: Final = 0.01
+"""Nats that are added to an entropy before its logarithm is taken."""
+
 # More than so many tokens are made of, runs of spaces aside; a longer text is not tokenized whole.
 _MAX_CHARS: Final = 32 * MAX_TOKENS
 _KEPT_TEXTS: Final = 4096
@@ -51,10 +57,18 @@ class Gate:
     bias: float
     total: float
     kinds: float
+    entropy: float
 
-    def trust(self, total: float, kinds: int) -> float:
-        """Return g_n, between 0 and 1, for C_n = ``total`` and U_n = ``kinds``, both above 0."""
+    def trust(self, total: float, kinds: int, entropy: float) -> float:
+        """Return g_n, between 0 and 1.
+
+        Args:
+            total: C_n, above 0.
+            kinds: U_n, above 0.
+            entropy: H, in nats.
+        """
         score = self.bias + self.total * math.log(total) + self.kinds * math.log(kinds)
+        score += self.entropy * math.log(entropy + MIN_ENTROPY)
         return 1 / (1 + math.exp(-min(max(score, -MAX_SCORE), MAX_SCORE)))
 
 
@@ -117,17 +131,20 @@ class LiteralMemory:
         Returns:
             Log-probabilities float32 [n_vocab].
         """
-        share, added = self.blend(written)
-        top = float(logits.max())
-        total = top + math.log(np.exp(logits - np.float32(top)).sum(dtype=np.float64))
+        total, entropy = log_sum_exp_and_entropy(logits)
+        share, added = self.blend(written, entropy)
         mixed = logits - np.float32(total - math.log(share))
         if len(added):
             model = np.exp(logits[self.types].astype(np.float64) - total)
             mixed[self.types] = np.log(share * model + added)
         return mixed
 
-    def blend(self, written: Sequence[int]) -> tuple[float, NDArray[np.float64]]:
+    def blend(self, written: Sequence[int], entropy: float) -> tuple[float, NDArray[np.float64]]:
         """Return what `mix` does, as a share and a sparse distribution.
+
+        Args:
+            written: the answer's tokens so far.
+            entropy: of the model's distribution, in nats.
 
         Returns:
             (share, added [n_types]): p(t) = share * model(t), plus ``added`` at ``types``;
@@ -136,7 +153,7 @@ class LiteralMemory:
         share, added = 1.0, np.zeros(len(self.types))
         for gate, counts in zip(self._gates, self.counts(written), strict=False):
             total = float(counts.sum())
-            trust = gate.trust(total, int(np.count_nonzero(counts)))
+            trust = gate.trust(total, int(np.count_nonzero(counts)), entropy)
             share *= 1 - trust
             added *= 1 - trust
             added += counts * (trust / total)
@@ -165,6 +182,17 @@ class LiteralMemory:
             self._index[places], self._weights[places], len(self.types)
         ).astype(np.float64, copy=False)
         return counts
+
+
+def log_sum_exp_and_entropy(logits: NDArray[np.float32]) -> tuple[float, float]:
+    """Return ln(sum(exp(logits))) and the entropy of softmax(logits), in nats, 0 or more."""
+    top = logits.max()
+    # What is ruled out by -inf has no share in the entropy, not NaN.
+    shifted = np.maximum(logits - top, np.float32(-1e4))
+    exps = np.exp(shifted)
+    total = float(exps.sum(dtype=np.float64))
+    mean = float((exps * shifted).sum(dtype=np.float64)) / total
+    return float(top) + math.log(total), max(0.0, math.log(total) - mean)
 
 
 class Wording:

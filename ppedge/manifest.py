@@ -26,6 +26,7 @@ MAX_GOLDEN_CHARS = 2000
 MAX_LITERAL_NOTES = 4096
 MAX_GATES = 8
 MAX_GATE = 100.0
+GATE_TERMS = tuple(field.name for field in dataclasses.fields(Gate))
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +251,7 @@ def _literal_spec(literal: Fields) -> LiteralSpec:
 
 
 def _gate(gate: Fields) -> Gate:
-    return Gate(*(gate.signed(name, MAX_GATE) for name in ("bias", "total", "kinds")))
+    return Gate(*(gate.signed(name, MAX_GATE) for name in GATE_TERMS))
 
 
 def _template(parts: list[Any], where: str) -> tuple[Part, ...]:

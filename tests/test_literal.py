@@ -24,8 +24,8 @@ from ppedge.sampling import Sampling
 from tests import tiny_gguf, tiny_plug
 
 N_VOCAB = 9
-TRUSTING = [Gate(20.0, 0.0, 0.0)] * 5
-EASY = [Gate(-1.0, 0.3, -0.4), Gate(-0.5, 0.8, -1.0), Gate(0.5, 0.5, -0.5)]
+TRUSTING = [Gate(20.0, 0.0, 0.0, 0.0)] * 5
+EASY = [Gate(-1.0, 0.3, -0.4, 0.5), Gate(-0.5, 0.8, -1.0, 0.2), Gate(0.5, 0.5, -0.5, -0.3)]
 
 
 # --- the formula --------------------------------------------------------------------------------
@@ -41,6 +41,7 @@ def blended(
     """Probabilities by the module's formula, read off the notes token by token."""
     exps = [math.exp(logit - max(logits)) for logit in logits]
     p = [value / sum(exps) for value in exps]
+    entropy = -sum(share * math.log(share) for share in p if share)
     mean = sum(weights) / len(weights) if weights else 1.0
     begin = ["<"] * len(gates)
     before = [*begin, *written]
@@ -56,6 +57,7 @@ def blended(
             continue
         total = sum(counts.values())
         score = gate.bias + gate.total * math.log(total) + gate.kinds * math.log(len(counts))
+        score += gate.entropy * math.log(entropy + 0.01)
         g = 1 / (1 + math.exp(-score))
         p = [(1 - g) * p[t] + g * counts.get(t, 0.0) / total for t in range(len(p))]
     return p
@@ -63,7 +65,7 @@ def blended(
 
 tokens = st.lists(st.integers(0, N_VOCAB - 1), max_size=12)
 terms = st.floats(-3, 3)
-all_gates = st.lists(st.builds(Gate, terms, terms, terms), min_size=1, max_size=5)
+all_gates = st.lists(st.builds(Gate, terms, terms, terms, terms), min_size=1, max_size=5)
 all_logits = st.lists(st.floats(-8, 8, width=32), min_size=N_VOCAB, max_size=N_VOCAB)
 
 
@@ -82,13 +84,13 @@ def test_a_memory_blends_by_the_formula(
     wanted = blended(texts, weights, gates, logits, written)
     np.testing.assert_allclose(found, np.log(wanted), rtol=1e-6, atol=2e-6)
     assert np.exp(found.astype(np.float64)).sum() == pytest.approx(1, abs=1e-6)
-    share, added = memory.blend(written)
+    share, added = memory.blend(written, entropy=1.5)
     assert share + added.sum() == pytest.approx(1, abs=1e-12)
 
 
 def test_a_memory_blends_as_counted_by_hand() -> None:
     # "1 2 0" weighs thrice what "1 3 0" does: mean 2, so 1.5 and 0.5. Gates are all a half.
-    gates = [Gate(0.0, 0.0, 0.0)] * 2
+    gates = [Gate(0.0, 0.0, 0.0, 0.0)] * 2
     memory = LiteralMemory([[1, 2, 0], [1, 3, 0]], [3.0, 1.0], gates)
     uniform = np.zeros(4, np.float32)
     # Order 0: 0 and 1 twice (2 of 6 each), 2 as 1.5, 3 as 0.5. Order 1 after 1: 2 and 3.
@@ -121,7 +123,7 @@ def test_the_scale_of_weights_does_not_count() -> None:
 
 @pytest.mark.parametrize("bound", [100.0, -100.0])
 def test_no_gate_however_wide_makes_a_token_impossible(bound: float) -> None:
-    gates = [Gate(bound, bound, bound)] * 8
+    gates = [Gate(bound, bound, bound, bound)] * 8
     memory = LiteralMemory([[1, 2, 3, 4, 5, 6, 7, 0]] * 9, [1e-30, *[1.0] * 8], gates)
     logits = np.array([-300.0] + [0.0] * (N_VOCAB - 1), np.float32)
     for length in range(8):
@@ -132,8 +134,22 @@ def test_no_gate_however_wide_makes_a_token_impossible(bound: float) -> None:
 def test_a_token_that_the_model_rules_out_is_as_likely_as_the_notes_make_it() -> None:
     logits = np.zeros(4, np.float32)
     logits[1:3] = -np.inf
-    found = np.exp(LiteralMemory([[1]], [1.0], [Gate(0.0, 0.0, 0.0)]).mix(logits, []))
+    found = np.exp(LiteralMemory([[1]], [1.0], [Gate(0.0, 0.0, 0.0, 0.0)]).mix(logits, []))
     np.testing.assert_allclose(found, [0.25, 0.5, 0.0, 0.25], rtol=1e-6)
+
+
+def test_a_memory_has_less_say_where_the_model_is_sure() -> None:
+    memory = LiteralMemory([[1]], [1.0], [Gate(0.0, 0.0, 0.0, 1.0)])
+    shares = []
+    for gap in (0.0, 2.0, 5.0, 50.0, np.inf):
+        logits = np.array([0.0, *[-gap] * 8], np.float32)
+        shares.append(
+            math.exp(memory.mix(logits, [])[0]) / math.exp(-math.log1p(8 * math.exp(-gap)))
+        )
+    # Gates are H / (1 + H), with the hundredth added: 1 - g = 1 / (1 + H).
+    assert shares[0] == pytest.approx(1 / (1 + math.log(9) + 0.01), rel=1e-5)
+    assert shares == sorted(shares)
+    assert shares[3] == shares[4] == pytest.approx(1 / 1.01, rel=1e-5)
 
 
 def test_the_models_own_logits_are_not_changed() -> None:
@@ -358,7 +374,7 @@ def test_a_long_note_is_cut_and_has_no_end(llm: LLM) -> None:
 
 ASKED = "write about rain"
 ANNA = [Note(f"{word}, said ann. #bread", id=word) for word in ("rain", "sun", "snow", "wind")]
-SPEC = {"max_notes": 3, "gates": [{"bias": -1.0, "total": 0.5, "kinds": -0.5}] * 3}
+SPEC = {"max_notes": 3, "gates": [{"bias": -1.0, "total": 0.5, "kinds": -0.5, "entropy": 0.4}] * 3}
 
 
 @pytest.fixture(scope="module")
@@ -397,12 +413,15 @@ def test_the_notes_that_weigh_most_are_remembered_with_their_weights(
         assert llm.end_token is not None
         texts = [[*llm.tokenize(note.output), llm.end_token] for note, _ in heard.heaviest[:3]]
         wanted = LiteralMemory(
-            texts, [w for _, w in heard.heaviest[:3]], [Gate(-1.0, 0.5, -0.5)] * 3
+            texts, [w for _, w in heard.heaviest[:3]], [Gate(-1.0, 0.5, -0.5, 0.4)] * 3
         )
         assert heard.memory is not None
         for written in ([], texts[0][:4], texts[2]):
-            assert heard.memory.blend(written)[0] == wanted.blend(written)[0]
-            assert heard.memory.blend(written)[1].tobytes() == wanted.blend(written)[1].tobytes()
+            (share, added), (wanted_share, wanted_added) = (
+                memory.blend(written, entropy=2.0) for memory in (heard.memory, wanted)
+            )
+            assert share == wanted_share
+            assert added.tobytes() == wanted_added.tobytes()
         assert len(personalizer.condition(ASKED, persona, heaviest=1).heaviest) == 1
 
 

@@ -18,6 +18,7 @@ from ppedge.errors import PlugError
 from ppedge.fingerprint import Fingerprint
 from ppedge.literal import Gate, LiteralSpec
 from ppedge.manifest import (
+    GATE_TERMS,
     MANIFEST_NAME,
     MAX_FILE_BYTES,
     MAX_GATES,
@@ -57,7 +58,7 @@ GOOD = replace(
     null_note_competes=False,
     recency=0.5,
     golden=GoldenSpec("g.f32", ("Fix a leak", "")),
-    literal=LiteralSpec(256, (Gate(-2.5, 0.5, -1.0), Gate(-2.0, 1.0, 0.0))),
+    literal=LiteralSpec(256, (Gate(-2.5, 0.5, -1.0, 0.7), Gate(-2.0, 1.0, 0.0, -0.1))),
 )
 RAW: dict[str, Any] = json.loads(manifest_json(GOOD))
 Path = tuple[str | int, ...]
@@ -78,7 +79,7 @@ OPTIONAL = [
     ("golden",),
     ("literal",),
 ]
-GATE = {"bias": -2.0, "total": 0, "kinds": 1.5}
+GATE = {"bias": -2.0, "total": 0, "kinds": 1.5, "entropy": 0.25}
 WRONG_VALUES: dict[Path, list[Any]] = {
     ("schema",): [0, 2, 1.0, "1", True],
     ("name",): ["", "x" * 201, "two\nlines", "\x1b[31m", 5, None],
@@ -116,7 +117,7 @@ WRONG_VALUES: dict[Path, list[Any]] = {
     ],
     ("literal",): [None, [], 256],
     ("literal", "max_notes"): [0, -1, MAX_LITERAL_NOTES + 1, 10**30, 2.0, "2", True, None],
-    ("literal", "gates"): [None, {}, [], [None], [[0, 0, 0]], [GATE] * (MAX_GATES + 1)],
+    ("literal", "gates"): [None, {}, [], [None], [[0, 0, 0, 0]], [GATE] * (MAX_GATES + 1)],
     ("template",): [None, {}, "prompt"],
     ("about",): [None, [], "nothing"],
     **{path: ["", "c.onnx", "plug.json", 7, "../a.onnx"] for path in FILE_FIELDS},
@@ -232,7 +233,7 @@ def test_a_wrong_value_is_refused_and_its_field_named(path: Path, value: Any) ->
     assert str(path[-1]) in refusal(with_value(path, value))
 
 
-@pytest.mark.parametrize("name", ["bias", "total", "kinds"])
+@pytest.mark.parametrize("name", GATE_TERMS)
 @pytest.mark.parametrize("value", [100.1, -100.1, 10**400, -(10**400), "1", True, None, [1]])
 def test_a_wrong_term_of_a_gate_is_named_with_its_order(name: str, value: Any) -> None:
     message = refusal(with_value(("literal", "gates", 1, name), value))
@@ -245,9 +246,9 @@ def test_a_missing_term_of_a_gate_is_named_with_its_order() -> None:
 
 
 def test_gates_at_the_bounds_are_read() -> None:
-    gates = [{"bias": -100, "total": 100.0, "kinds": 0}] * MAX_GATES
+    gates = [{"bias": -100, "total": 100.0, "kinds": 0, "entropy": -100}] * MAX_GATES
     read = parse(with_value(("literal",), {"max_notes": MAX_LITERAL_NOTES, "gates": gates}))
-    assert read.literal == LiteralSpec(4096, (Gate(-100.0, 100.0, 0.0),) * MAX_GATES)
+    assert read.literal == LiteralSpec(4096, (Gate(-100.0, 100.0, 0.0, -100.0),) * MAX_GATES)
 
 
 def test_another_schema_says_which_one_this_ppedge_reads() -> None:

@@ -19,7 +19,7 @@ from tests import tiny_gguf, tiny_plug
 from tests.export import lamp
 from tests.export.test_methods import ANN, QUESTION
 
-GATES = (Gate(-1.0, 0.4, -0.6), Gate(0.2, 0.5, -0.5), Gate(1.0, 0.1, -0.3))
+GATES = (Gate(-1.0, 0.4, -0.6, 0.8), Gate(0.2, 0.5, -0.5, 0.5), Gate(1.0, 0.1, -0.3, -0.2))
 
 
 def places_of(rng, users=8, each=60, gates=GATES, task=4, trusted=True):
@@ -32,13 +32,14 @@ def places_of(rng, users=8, each=60, gates=GATES, task=4, trusted=True):
         task=np.full(n, task),
         user=np.repeat([f"{task}-{u}" for u in range(users)], each),
         logprob=rng.uniform(-6, -3, n),
+        entropy=rng.uniform(0, 4, n),
         total=total,
         kinds=kinds * (total > 0),
         count=np.zeros((n, 3)),
     )
     for order, gate in enumerate(gates):
         for i in np.flatnonzero(total[:, order]):
-            trust = gate.trust(total[i, order], int(kinds[i, order]))
+            trust = gate.trust(total[i, order], int(kinds[i, order]), places.entropy[i])
             places.count[i, order] = total[i, order] * (trusted and rng.random() < trust)
     return places
 
@@ -57,6 +58,7 @@ def test_nats_are_those_of_the_run_time_s_memory():
     memory = LiteralMemory(texts, rng.uniform(0.1, 1, 6), GATES)
     logits = rng.normal(0, 2, 7).astype(np.float32)
     model = logits - np.log(np.exp(logits.astype(np.float64)).sum())
+    entropy = np.full(7, -(np.exp(model) * model).sum())
     for written in ([], texts[0][:3], texts[1][:1], [6, 6]):
         mixed = memory.mix(logits, written)
         counts = [*memory.counts(written)]
@@ -64,7 +66,7 @@ def test_nats_are_those_of_the_run_time_s_memory():
         for order, each in enumerate(counts):
             rows[0, :, order], rows[1, :, order] = each.sum(), np.count_nonzero(each)
             rows[2, memory.types, order] = each
-        places = Places(np.zeros(7, int), np.array(["u"] * 7), model.astype(np.float64), *rows)
+        places = Places(np.zeros(7, int), np.array(["u"] * 7), model, entropy, *rows)
         np.testing.assert_allclose(nats(places, GATES), -mixed, rtol=1e-5)
 
 
@@ -152,13 +154,13 @@ def test_what_a_probe_notes_gives_the_run_time_s_likelihood(files):
         [mixed] = llm.score(composed.segments, [QUESTION.output], end=True, mix=composed.mix)
         assert len(rows) == alone.tokens
         assert rows[:, 0].sum() == pytest.approx(alone.logprob, rel=1e-6)
-        columns = [rows[:, 1 + i :: 3] for i in range(3)]
-        places = Places(np.zeros(len(rows), int), np.array(["u"] * len(rows)), rows[:, 0], *columns)
+        columns = [rows[:, 0], rows[:, 1], *(rows[:, 2 + i :: 3] for i in range(3))]
+        places = Places(np.zeros(len(rows), int), np.array(["u"] * len(rows)), *columns)
         assert -nats(places, GATES).sum() == pytest.approx(mixed.logprob, rel=1e-5)
         nobody = Asked(dataclasses.replace(QUESTION, history=()))
         rows = probe(llm, bench.compose(parse_method("persona"), nobody), QUESTION.output, 3)
-        assert not rows[:, 1:].any()
-        assert rows[:, 0].all()
+        assert not rows[:, 2:].any()
+        assert rows[:, :2].all()
 
 
 # --- the command ----------------------------------------------------------------------------------

@@ -216,7 +216,7 @@ def test_the_instruction_goes_in_as_it_was_trained_and_none_has_nothing(bench):
 
 # --- literal memory -------------------------------------------------------------------------------
 
-GATES = [{"bias": -1.0, "total": 0.5, "kinds": -0.5}] * 3
+GATES = [{"bias": -1.0, "total": 0.5, "kinds": -0.5, "entropy": 0.3}] * 3
 
 
 @pytest.fixture(scope="module")
