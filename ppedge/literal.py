@@ -24,7 +24,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import takewhile
+from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -211,7 +211,8 @@ class Wording:
         @lru_cache(_KEPT_TEXTS)
         def ids(text: str) -> NDArray[np.int32]:
             # A text that was cut does not end there.
-            return np.array((llm.tokenize(text) + end)[:MAX_TOKENS], np.int32)
+            whole = llm.tokenize(text) + (end if len(text) < _MAX_CHARS else [])
+            return np.array(whole[:MAX_TOKENS], np.int32)
 
         self._ids = ids
 
@@ -225,7 +226,7 @@ class Wording:
         Raises:
             ModelError: a text is not valid Unicode, or the model is closed.
         """
-        first = (pair for pair, _ in zip(notes, range(self.spec.max_notes), strict=False))
+        first = islice(notes, self.spec.max_notes)
         heard = list(takewhile(lambda pair: pair[1] > 0, first))
         if not heard:
             return None

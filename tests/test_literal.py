@@ -370,6 +370,23 @@ def test_a_long_note_is_cut_and_has_no_end(llm: LLM) -> None:
     assert 2 in whole.types
 
 
+def test_a_text_of_few_tokens_but_many_characters_is_cut_too() -> None:
+    class Words:
+        """Tokenizes by runs of letters, however long; a real vocabulary has few such tokens."""
+
+        end_token = 2
+
+        def tokenize(self, text: str) -> list[int]:
+            assert len(text) <= 32 * MAX_TOKENS
+            return [3] * len(text.split())
+
+    wording = Wording(Words(), LiteralSpec(1, tuple(EASY)))  # type: ignore[arg-type]
+    for size, types in ((100, [2, 3]), (10**6, [3])):
+        memory = wording.memory([(Note("a" * size), 1.0)])
+        assert memory is not None
+        assert memory.types.tolist() == types
+
+
 # --- a person's notes, from their store ---------------------------------------------------------
 
 ASKED = "write about rain"
