@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from export.answers import answer, answer_by_lora
 from export.data import choose, read_golds, task_name, with_swaps
-from export.methods import Asked, Bench, Method, checked_instruction
+from export.methods import Asked, Bench, Method, check_plug, checked_instruction
 from export.progress import Bar
 from export.records import Journal, Run
 from ppedge.closing import Closing
@@ -119,13 +119,8 @@ def open_setup(args: argparse.Namespace) -> Setup:
         )
     golds = read_golds(args.outputs)
     plug = Plug(find_plug(args.plug), n_threads=args.threads)
-    if not plug.manifest.projector.n_instruction and any(
-        method.name == "persona-noinstruction" for method in args.methods
-    ):
-        raise ValueError(
-            f"persona-noinstruction: plug {plug.manifest.name} does not say which soft tokens are "
-            "its instruction (projector n_instruction); export it anew, or leave the method out"
-        )
+    for method in args.methods:
+        check_plug(method, plug)
     llm = LLM(find_model(args.llm), n_ctx=args.context, n_threads=args.threads)
     try:
         plug.check_model(llm.fingerprint, llm.path)

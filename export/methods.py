@@ -171,14 +171,8 @@ class Bench:
 
         Raises:
             PlugError: the plug's graph fails.
-            ValueError: the user has nothing to tune to; or the method is about the plug's literal
-                memory, and the plug has none.
+            ValueError: the user has nothing to tune to.
         """
-        if "literal" in method.name and self.plug.manifest.literal is None:
-            raise ValueError(
-                f"{method.name}: plug {self.plug.manifest.name} has no literal memory "
-                "(python -m export.literal fits one); leave the method out"
-            )
         if method.attends:
             self._vectors.rows(self.history(method, asked))
         elif method.tuned and self._tuned:
@@ -305,6 +299,25 @@ class Bench:
         ends = [found.end() for found in re.finditer(r"\S+", prompt)]
         fitting = bisect_right(ends, room, key=lambda end: self._size(prompt[:end]))
         return prompt[: ends[fitting - 1]] if fitting else ""
+
+
+def check_plug(method: Method, plug: Plug) -> None:
+    """Refuse a method that needs of the plug what it has not.
+
+    Raises:
+        ValueError: one line that says what, and what to do.
+    """
+    manifest = plug.manifest
+    if method.name == "persona-noinstruction" and not manifest.projector.n_instruction:
+        raise ValueError(
+            f"{method.name}: plug {manifest.name} does not say which soft tokens are "
+            "its instruction (projector n_instruction); export it anew, or leave the method out"
+        )
+    if "literal" in method.name and manifest.literal is None:
+        raise ValueError(
+            f"{method.name}: plug {manifest.name} has no literal memory "
+            "(python -m export.literal fits one); leave the method out"
+        )
 
 
 def checked_instruction(rows: NDArray[np.float32], n_embd: int, where: str) -> NDArray[np.float32]:

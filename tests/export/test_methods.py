@@ -10,7 +10,15 @@ import pytest
 from export.answers import answer
 from export.baselines import rank_bm25
 from export.data import Question
-from export.methods import KNOWN, Asked, Bench, Method, checked_instruction, parse_method
+from export.methods import (
+    KNOWN,
+    Asked,
+    Bench,
+    Method,
+    check_plug,
+    checked_instruction,
+    parse_method,
+)
 from export.persona_methods import NoteVectors, Rows, attend, shuffled, soft_tokens
 from ppedge.defaults import find_model, find_plug
 from ppedge.history import Note
@@ -295,7 +303,7 @@ def test_a_plug_without_a_memory_cannot_be_asked_about_it(bench, name):
     plug = copy.copy(bench.plug)
     plug.manifest = plain
     with pytest.raises(ValueError, match=f"{name}: plug .* has no literal memory"):
-        Bench(bench.llm, plug).warm(parse_method(name), ASKED)
+        check_plug(parse_method(name), plug)
 
 
 @pytest.mark.parametrize("task", [2, 6])
