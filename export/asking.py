@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from export.answers import answer, answer_by_lora
 from export.data import choose, read_golds, task_name, with_swaps
-from export.methods import Asked, Bench, Method, check_plug, checked_instruction
+from export.methods import Asked, Bench, Method, check_plug, read_instruction
 from export.progress import Bar
 from export.records import Journal, Run
 from ppedge.closing import Closing
@@ -126,8 +126,7 @@ def open_setup(args: argparse.Namespace) -> Setup:
         plug.check_model(llm.fingerprint, llm.path)
         instruction = None
         if args.instruction:
-            rows = np.load(args.instruction, allow_pickle=False)
-            instruction = checked_instruction(rows, llm.n_embd, str(args.instruction))
+            instruction = read_instruction(args.instruction, llm.n_embd)
         return Setup(args, name, golds, plug, llm, instruction)
     except BaseException:
         llm.close()

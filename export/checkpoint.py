@@ -18,11 +18,12 @@ import torch
 
 from export.data import Question
 from export.model import PersonaPlug, PlugConfig
-from export.template import TEMPLATE, list_parts, parse_template
-from ppedge.prompt import Part
+from export.template import TEMPLATE, parse_template
+from ppedge.prompt import Part, list_parts
 
 # Where things are, how far to go and what is printed on the way; all else changes the result.
 FREE = {"data", "llm", "gguf", "encoder", "out", "features", "template", "steps", "stop_at"}
+FREE |= {"voices", "start"}
 FREE |= {"eval_every", "eval_limit"}
 
 

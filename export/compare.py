@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from export.bootstrap import Estimate
-from export.json_files import told
+from export.commands import check_output, check_seed, one_line_errors
 from export.records import Run, differing
 from export.summary import BEAM, Cell, Series, Table, common, gap, heading, markdown, series_of
 
@@ -168,7 +168,9 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default: 0)")
     parser.add_argument("--json", type=Path, metavar="OUT", help="also write the figures here")
     args = parser.parse_args(words)
-    try:
+    check_seed(parser, args.seed)
+    check_output(parser, args.json)
+    with one_line_errors("export.compare"):
         a, b = Run.load(args.a), Run.load(args.b)
         changes = compare(a, b, args.method, args.seed)
         said = remarks(a, b, changes)
@@ -176,8 +178,6 @@ def main(words: Sequence[str] | None = None) -> None:
         if args.json:
             whole = {"remarks": said, "changes": [asdict(change) for change in changes]}
             args.json.write_text(json.dumps(whole, indent=1) + "\n", encoding="ascii")
-    except (OSError, ValueError) as error:
-        raise SystemExit(f"export.compare: {told(error)}") from None
 
 
 if __name__ == "__main__":

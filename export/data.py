@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from export.commands import replacing
 from export.json_files import DataError, elements, kind, read
 from export.tasks import Task, task_of
 from ppedge.errors import HistoryError
@@ -240,9 +241,8 @@ def write_predictions(path: Path, task_name: str, predictions: Mapping[str, str]
         predictions: the answer to each question, by its id.
     """
     golds = [{"id": id_, "output": output} for id_, output in predictions.items()]
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps({"task": task_name, "golds": golds}) + "\n", encoding="ascii")
-    partial.replace(path)
+    with replacing(path, encoding="ascii") as file:
+        file.write(json.dumps({"task": task_name, "golds": golds}) + "\n")
 
 
 def _outputs(path: Path) -> dict[str, Any]:

@@ -17,13 +17,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from export.asking import evaluate, open_setup
+from export.commands import check_output, check_seed, one_line_errors
 from export.data import write_predictions
-from export.json_files import told
 from export.methods import KNOWN, parse_method
 from export.records import Run
 from export.summary import show, summarise
 from export.tasks import task_of
-from ppedge.errors import PpedgeError
 
 
 def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -76,14 +75,12 @@ def _check(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
         args.against = "none"
     if args.against is not None and args.against not in names:
         parser.error(f"--against {args.against}: not among the --methods")
-    if args.seed < 0:
-        parser.error(f"--seed must be at least 0, not {args.seed}")
+    check_seed(parser, args.seed)
     needy = [method.name for method in args.methods if method.needs_instruction]
     if needy and args.instruction is None:
         parser.error(f"{needy[0]} needs --instruction, the instruction.npy of a training")
     for path in (args.json, args.html):
-        if path is not None and not path.absolute().parent.is_dir():
-            parser.error(f"{path}: there is no folder {path.parent}")
+        check_output(parser, path)
 
 
 def write_all_predictions(run: Run, folder: Path, n_golds: int) -> None:
@@ -118,26 +115,26 @@ def main(words: Sequence[str] | None = None) -> None:
     """The command line."""
     args = parse(words)
     try:
-        with open_setup(args) as setup:
-            run = evaluate(setup)
-            n_golds = len(setup.golds)
-        run.save(args.json)
-        rows = summarise(run, args.against, args.seed)
-        print(show(rows))
-        for method, count in run.settings["shortened"].items():
-            print(f"- {method}: {count} prompts were cut to fit {run.settings['context']} tokens.")
-        if args.predictions:
-            write_all_predictions(run, args.predictions, n_golds)
-        if args.html:
-            from export.report import report
+        with one_line_errors("export.evaluate"):
+            with open_setup(args) as setup:
+                run = evaluate(setup)
+                n_golds = len(setup.golds)
+            run.save(args.json)
+            rows = summarise(run, args.against, args.seed)
+            print(show(rows))
+            length = run.settings["context"]
+            for method, count in run.settings["shortened"].items():
+                print(f"- {method}: {count} prompts were cut to fit {length} tokens.")
+            if args.predictions:
+                write_all_predictions(run, args.predictions, n_golds)
+            if args.html:
+                from export.report import report
 
-            args.html.write_text(report(run, rows, seed=args.seed), encoding="utf-8")
+                args.html.write_text(report(run, rows, seed=args.seed), encoding="utf-8")
     except KeyboardInterrupt:
         said = f"export.evaluate: stopped; the same command goes on from {args.json}l"
         print(said, file=sys.stderr)
         raise SystemExit(130) from None
-    except (PpedgeError, OSError, ValueError) as error:
-        raise SystemExit(f"export.evaluate: {told(error)}") from None
 
 
 if __name__ == "__main__":

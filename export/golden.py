@@ -14,6 +14,7 @@ import hashlib
 from dataclasses import replace
 from pathlib import Path
 
+from export.commands import replacing
 from ppedge.errors import PpedgeError
 from ppedge.golden import Vectors, pack_golden
 from ppedge.manifest import MANIFEST_NAME, FileEntry, GoldenSpec, Manifest, manifest_json
@@ -38,6 +39,12 @@ def file_entry(path: Path) -> FileEntry:
     return FileEntry(len(data), hashlib.sha256(data).hexdigest())
 
 
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write the manifest of a plug's folder, whole or not at all."""
+    with replacing(folder / MANIFEST_NAME) as file:
+        file.write(manifest_json(manifest))
+
+
 def write_golden(folder: Path, manifest: Manifest, vectors: list[Vectors]) -> Manifest:
     """Write the golden file of a plug's folder, and its manifest with it.
 
@@ -55,7 +62,7 @@ def write_golden(folder: Path, manifest: Manifest, vectors: list[Vectors]) -> Ma
         golden=GoldenSpec(FILE, TEXTS),
         files={**manifest.files, FILE: file_entry(folder / FILE)},
     )
-    (folder / MANIFEST_NAME).write_text(manifest_json(manifest), encoding="utf-8")
+    write_manifest(folder, manifest)
     return manifest
 
 

@@ -21,13 +21,6 @@ class DataError(ValueError):
     """A data file cannot be read; one line that says which, where and what is wanted."""
 
 
-def told(error: Exception) -> str:
-    """An error in words for people: of the system's own, the file and what is wrong with it."""
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
-    return str(error)
-
-
 def read(path: Path) -> Any:
     """The value of a JSON file.
 

@@ -23,12 +23,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from export.commands import check_output, check_seed, one_line_errors
 from export.data import choose, with_swaps
 from export.gates import START, Places, fit, held_out_nats
+from export.golden import write_manifest
 from export.methods import Asked, Bench, Composed, parse_method
 from export.progress import Bar
 from ppedge.defaults import find_model
-from ppedge.errors import PpedgeError
 from ppedge.literal import LiteralMemory, LiteralSpec, log_sum_exp_and_entropy
 from ppedge.llm import LLM
 from ppedge.manifest import (
@@ -36,7 +37,6 @@ from ppedge.manifest import (
     MAX_GATES,
     MAX_LITERAL_NOTES,
     Manifest,
-    manifest_json,
 )
 from ppedge.plug import Plug
 
@@ -207,12 +207,10 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     for name in ("limit", "context", "threads"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             parser.error(f"--{name} must be at least 1, not {getattr(args, name)}")
-    if args.seed < 0:
-        parser.error(f"--seed must be at least 0, not {args.seed}")
+    check_seed(parser, args.seed)
     if len(set(args.tasks)) < len(args.tasks):
         parser.error("--tasks names a task twice")
-    if args.json and not args.json.absolute().parent.is_dir():
-        parser.error(f"{args.json}: there is no folder {args.json.parent}")
+    check_output(parser, args.json)
     return args
 
 
@@ -271,32 +269,28 @@ def write_spec(folder: Path, spec: LiteralSpec, about: dict[str, Any]) -> None:
     """
     before: Manifest = Plug(folder).manifest
     manifest = replace(before, literal=spec, about={**before.about, "literal memory": about})
-    path = folder / MANIFEST_NAME
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(manifest_json(manifest), encoding="utf-8")
-    partial.replace(path)
+    write_manifest(folder, manifest)
 
 
 def main(words: Sequence[str] | None = None) -> None:
     """The command line."""
     args = parse(words)
     try:
-        spec, rows = run(args)
-        print(show(rows))
-        for order, gate in enumerate(spec.gates):
-            terms = (f"{name} {value:g}" for name, value in asdict(gate).items())
-            print(f"order {order}: {', '.join(terms)}")
-        if args.json:
-            whole = {"literal": asdict(spec), "gains": [asdict(row) for row in rows]}
-            args.json.write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
-        if not args.dry_run:
-            write_spec(args.plug, spec, told(args, rows))
-            print(f"written to {args.plug / MANIFEST_NAME}")
+        with one_line_errors("export.literal"):
+            spec, rows = run(args)
+            print(show(rows))
+            for order, gate in enumerate(spec.gates):
+                terms = (f"{name} {value:g}" for name, value in asdict(gate).items())
+                print(f"order {order}: {', '.join(terms)}")
+            if args.json:
+                whole = {"literal": asdict(spec), "gains": [asdict(row) for row in rows]}
+                args.json.write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
+            if not args.dry_run:
+                write_spec(args.plug, spec, told(args, rows))
+                print(f"written to {args.plug / MANIFEST_NAME}")
     except KeyboardInterrupt:
         print("export.literal: stopped; the plug is as it was", file=sys.stderr)
         raise SystemExit(130) from None
-    except (PpedgeError, OSError, ValueError) as error:
-        raise SystemExit(f"export.literal: {error}") from None
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -318,6 +319,22 @@ def check_plug(method: Method, plug: Plug) -> None:
             f"{method.name}: plug {manifest.name} has no literal memory "
             "(python -m export.literal fits one); leave the method out"
         )
+
+
+def read_instruction(path: Path, n_embd: int) -> NDArray[np.float32]:
+    """A trained soft instruction, float32 [n, n_embd].
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is no such array; one line that says how.
+    """
+    try:
+        rows = np.load(path, allow_pickle=False)
+    except ValueError as error:  # a pickle, or no array at all
+        raise ValueError(f"{path}: not an array that numpy saved: {error}") from None
+    if not isinstance(rows, np.ndarray):  # the archive that an .npz is
+        raise ValueError(f"{path}: an archive of arrays; give the instruction.npy of a training")
+    return checked_instruction(rows, n_embd, str(path))
 
 
 def checked_instruction(rows: NDArray[np.float32], n_embd: int, where: str) -> NDArray[np.float32]:

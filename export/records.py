@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
+
+from export.commands import replacing
+from ppedge.closing import Closing
 
 FORMAT = 1  # of a saved run; raised when an older reader would misread a newer file
 
@@ -155,16 +156,9 @@ class Run:
     def save(self, path: Path) -> None:
         """Write the run as JSON; ``path`` holds either the old file or the whole new one."""
         whole = {"format": FORMAT, **asdict(self)}
-        beside = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            with beside.open("w", encoding="ascii") as file:
-                json.dump(whole, file, indent=1, allow_nan=False)
-                file.write("\n")
-                file.flush()
-                os.fsync(file.fileno())
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
+        with replacing(path, encoding="ascii") as file:
+            json.dump(whole, file, indent=1, allow_nan=False)
+            file.write("\n")
 
     @classmethod
     def load(cls, path: Path) -> Run:
@@ -218,7 +212,7 @@ def differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     return [name for name in {**a, **b} if a.get(name, missing) != b.get(name, missing)]
 
 
-class Journal:
+class Journal(Closing):
     """The records of an unfinished run, one JSON line each behind a line of the settings.
 
     A record is on disk once ``add`` returns, so a run that was stopped goes on from there. A last
@@ -307,18 +301,5 @@ class Journal:
         self._keep(record)
 
     def close(self) -> None:
-        """Close the file, which stays."""
+        """Close the file, which stays; safe to call twice."""
         self._file.close()
-
-    def __enter__(self) -> Self:
-        """Use it in a ``with`` block."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Close it."""
-        self.close()

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from export.json_files import told
+from export.commands import check_output, check_seed, one_line_errors
 from export.metrics import NLL
 from export.records import Run
 from export.report_plots import (
@@ -296,13 +296,13 @@ def main(words: Sequence[str] | None = None) -> None:
     args = parser.parse_args(words)
     if args.examples < 0:
         parser.error(f"--examples must be 0 or more, not {args.examples}")
-    try:
+    check_seed(parser, args.seed)
+    check_output(parser, args.page)
+    with one_line_errors("export.report"):
         run = Run.load(args.run)
         against = args.against or run.settings.get("against")
         rows = summarise(run, against, args.seed)
         args.page.write_text(report(run, rows, args.seed, args.examples), encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise SystemExit(f"export.report: {told(error)}") from None
 
 
 if __name__ == "__main__":

@@ -80,8 +80,3 @@ def parse_template(listed: object, where: str) -> tuple[Part, ...]:
         if not least <= count <= 1:
             raise ValueError(f"{where}: {count} {slot} slots; a template has one of each")
     return tuple(parts)
-
-
-def list_parts(template: Sequence[Part]) -> list[dict[str, str]]:
-    """A template as ``parse_template`` reads it: what a checkpoint keeps."""
-    return [{"slot": p.slot} if p.slot is not None else {"text": p.text} for p in template]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from export.data import Question
 from export.frozen import FrozenLLM
 from export.lora import UserLora
-from export.tuning import tune_soft
+from export.tuning import fit_soft
 from ppedge.closing import Closing
 from ppedge.history import Note
 from ppedge.prompt import Part
@@ -77,9 +77,8 @@ class TunedUser(Closing):
             self.close()  # Soft tokens are tuned for the model as it is, without adapters.
             start = self._instruction if method == "instruction+usertuned" else None
             n_soft = self._n_soft if start is None else len(start)
-            self._soft[method] = tune_soft(
-                self._llm, question, n_soft, start=start, seed=self._seed
-            )
+            tuned = fit_soft(self._llm, question, n_soft, start=start, seed=self._seed)
+            self._soft[method] = tuned.soft
         return self._soft[method]
 
     def lora(self, question: Question) -> UserLora:

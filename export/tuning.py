@@ -225,20 +225,6 @@ def fit_soft(
     return Tuned(soft.detach().cpu().numpy().copy(), step, curve)
 
 
-def tune_soft(
-    llm: FrozenLLM,
-    question: Question,
-    n_soft: int,
-    *,
-    start: NDArray[np.float32] | None = None,
-    steps: int = STEPS,
-    lr: float = RATE,
-    seed: int = 0,
-) -> NDArray[np.float32]:
-    """``fit_soft``, the soft tokens alone: float32 [n_soft, n_embd]."""
-    return fit_soft(llm, question, n_soft, start=start, steps=steps, lr=lr, seed=seed).soft
-
-
 def _start(llm: FrozenLLM, n_soft: int, start: NDArray[np.float32] | None, seed: int) -> Tensor:
     n_embd = llm.table.shape[1]
     if start is None:

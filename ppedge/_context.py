@@ -21,6 +21,7 @@ from ppedge._session import Aborted, Session
 from ppedge.errors import ModelError
 from ppedge.gguf import Gguf
 from ppedge.mixing import Mix, mixed
+from ppedge.scoring import log_softmax
 
 # What a position holds: a token id, or the float32 bytes of a soft token, scaled.
 Row = int | bytes
@@ -284,12 +285,9 @@ class Context:
 
 def _logprob(logits: NDArray[np.float32], ids: Sequence[int], place: int, mix: Mix | None) -> float:
     """Return log softmax(logits)[ids[place]], computed in float64; ``mix`` has its say before."""
-    token = ids[place]
     if mix:
         logits = mixed(mix, logits.copy(), ids[:place])
-    exact = logits.astype(np.float64)
-    top = exact.max()
-    return float(exact[token] - top - np.log(np.exp(exact - top).sum()))
+    return float(log_softmax(logits, ids[place]))
 
 
 def _common(held: Sequence[Row], wanted: Sequence[Row]) -> int:

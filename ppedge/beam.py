@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from ppedge.errors import ModelError
 from ppedge.generation import Finish
 from ppedge.mixing import Mix, mixed
+from ppedge.scoring import log_softmax
 
 # Beyond, the power of a length no longer is a number.
 MAX_PENALTY: Final = 10
@@ -150,7 +151,7 @@ class Search:
         for i, (beam, given) in enumerate(zip(self._open, logits, strict=True)):
             row = mixed(self._mix, given.copy(), beam.tokens) if self._mix else given
             tokens = _likeliest(row, count)
-            totals = beam.logprob + _log_softmax(row, tokens)
+            totals = beam.logprob + log_softmax(row, tokens)
             parts.append((np.full(len(tokens), i), tokens, totals))
         parents, tokens, totals = (np.concatenate(column) for column in zip(*parts, strict=True))
         order = np.argsort(-totals, kind="stable")
@@ -178,11 +179,3 @@ def _likeliest(logits: NDArray[np.float32], count: int) -> NDArray[np.int64]:
     least = np.partition(logits, -count)[-count]
     tokens = np.flatnonzero(logits >= least)
     return tokens[np.argsort(-logits[tokens], kind="stable")][:count]
-
-
-def _log_softmax(logits: NDArray[np.float32], tokens: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return log softmax(logits)[tokens], computed in float64."""
-    exact = logits.astype(np.float64)
-    top = exact.max()
-    found: NDArray[np.float64] = exact[tokens] - top - np.log(np.exp(exact - top).sum())
-    return found

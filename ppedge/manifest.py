@@ -12,7 +12,7 @@ from ppedge.errors import ModelError, PlugError
 from ppedge.fingerprint import Fingerprint
 from ppedge.literal import Gate, LiteralSpec
 from ppedge.manifest_fields import Fields, load_json
-from ppedge.prompt import Part
+from ppedge.prompt import Part, list_parts
 
 SCHEMA = 1
 MANIFEST_NAME = "plug.json"
@@ -288,7 +288,7 @@ def manifest_json(manifest: Manifest) -> str:
         "attention_scale": manifest.attention_scale,
         **{name: told[name] for name in ("null_note_competes", "recency") if name in told},
         "projector": _told(manifest.projector),
-        "template": [{"slot": p.slot} if p.slot else {"text": p.text} for p in manifest.template],
+        "template": list_parts(manifest.template),
         **literal,
         **golden,
         "about": manifest.about,

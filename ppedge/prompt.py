@@ -47,6 +47,11 @@ class Part:
     slot: Slot | None = None
 
 
+def list_parts(template: Sequence[Part]) -> list[dict[str, str]]:
+    """A template as JSON holds it, in ``plug.json`` and elsewhere."""
+    return [{"slot": part.slot} if part.slot else {"text": part.text} for part in template]
+
+
 def render(
     template: Sequence[Part], prompt: str, soft: NDArray[np.float32] | None
 ) -> list[Segment]:

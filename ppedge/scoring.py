@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
 
 @dataclass(frozen=True, slots=True)
 class Score:
@@ -23,3 +26,11 @@ class Score:
     def mean(self) -> float:
         """Log-probability per token, to compare options of different length."""
         return self.logprob / self.tokens
+
+
+def log_softmax(logits: NDArray[np.float32], tokens: ArrayLike) -> NDArray[np.float64]:
+    """Return log softmax(logits)[tokens], computed in float64, in the shape of ``tokens``."""
+    exact = logits.astype(np.float64)
+    top = exact.max()
+    found: NDArray[np.float64] = exact[np.asarray(tokens)] - top - np.log(np.exp(exact - top).sum())
+    return found

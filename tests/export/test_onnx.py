@@ -27,13 +27,12 @@ from export.onnx import (
     load_plug,
     main,
 )
-from export.template import list_parts
 from ppedge.defaults import find_model
 from ppedge.errors import PpedgeError
 from ppedge.history import Note
 from ppedge.persona import Persona
 from ppedge.plug import Plug
-from ppedge.prompt import Part, note_text
+from ppedge.prompt import Part, list_parts, note_text
 from tests import tiny_gguf
 from tests.export import tiny_bert
 

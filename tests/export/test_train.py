@@ -11,9 +11,10 @@ from export.features import Features
 from export.minilm import find_minilm
 from export.model import PersonaPlug, PlugConfig
 from export.sampler import Sampler
-from export.template import TEMPLATE, list_parts
+from export.template import TEMPLATE
 from export.train import learning_rate, parameter_groups, parse, train
 from export.trainer import Trainer
+from ppedge.prompt import list_parts
 from tests import tiny_gguf as tiny_models
 
 

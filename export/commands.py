@@ -1,0 +1,71 @@
+"""What the commands of ``export`` have in common: how they check, write and fail."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from ppedge.errors import PpedgeError
+
+
+@contextmanager
+def one_line_errors(program: str) -> Iterator[None]:
+    """Turn an error of the data, the disk or the run time into one line and exit code 1.
+
+    Args:
+        program: such as "export.compare"; the line begins with it.
+
+    Raises:
+        SystemExit: in place of PpedgeError, OSError and ValueError.
+    """
+    try:
+        yield
+    except (PpedgeError, OSError, ValueError) as error:
+        raise SystemExit(f"{program}: {_told(error)}") from None
+
+
+def _told(error: Exception) -> str:
+    """An error in words for people: of the system's own, the file and what is wrong with it."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
+
+
+def check_seed(parser: argparse.ArgumentParser, seed: int) -> None:
+    """End the command, as a usage error, at a seed that numpy does not take."""
+    if seed < 0:
+        parser.error(f"--seed must be at least 0, not {seed}")
+
+
+def check_output(parser: argparse.ArgumentParser, path: Path | None) -> None:
+    """End the command, as a usage error, where no file can be written at ``path``."""
+    if path is None:
+        return
+    if not path.absolute().parent.is_dir():
+        parser.error(f"{path}: there is no folder {path.parent}")
+    if path.is_dir():
+        parser.error(f"{path}: is a folder; name a file")
+
+
+@contextmanager
+def replacing(path: Path, encoding: str = "utf-8") -> Iterator[IO[str]]:
+    """Open a text file that takes the place of ``path``, whole, at the end of the block.
+
+    Where the block fails, ``path`` stays as it was.
+
+    Raises:
+        OSError: the disk did not take it.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with beside.open("w", encoding=encoding) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
