@@ -40,6 +40,11 @@ def digest_questions(questions: Iterable[Question]) -> str:
     return found.hexdigest()
 
 
+def digest_texts(texts: Iterable[str]) -> str:
+    """SHA-256 (hex) over texts, in order."""
+    return hashlib.sha256(repr(list(texts)).encode("utf-8", "surrogatepass")).hexdigest()
+
+
 def save(
     path: Path,
     plug: PersonaPlug,

@@ -40,6 +40,13 @@ class Head:
     mask: Tensor  # bool [B, L], left-padded
     last: Tensor  # int64 [B, 1], the token that comes next; [B, 0] if soft tokens come first
 
+    def rows(self, chosen: list[int]) -> Head:
+        """Some of the prompts, without the padding that none of them needs."""
+        mask = self.mask[chosen]
+        pad = int(mask.shape[1] - mask.sum(1).max()) if mask.shape[1] else 0
+        states = [(keys[chosen, :, pad:], values[chosen, :, pad:]) for keys, values in self.states]
+        return Head(states, mask[:, pad:], self.last[chosen])
+
 
 class Words(Protocol):
     """How text becomes token ids."""
@@ -204,6 +211,28 @@ class FrozenLLM:
             Summed nats [B] and token counts [B], both float32. Nothing but the answers' tokens
             is counted.
         """
+        groups = alike([len(tail) + len(a) for tail, a in zip(tails, answers, strict=True)])
+        parts = [
+            self._nll(
+                head.rows(group),
+                None if soft is None else soft[group],
+                [tails[i] for i in group],
+                [answers[i] for i in group],
+            )
+            for group in groups
+        ]
+        order = torch.tensor([i for group in groups for i in group]).argsort()
+        nats, counts = (torch.cat(column)[order] for column in zip(*parts, strict=True))
+        return nats, counts
+
+    def _nll(
+        self,
+        head: Head,
+        soft: Tensor | None,
+        tails: Sequence[Sequence[int]],
+        answers: Sequence[Sequence[int]],
+    ) -> tuple[Tensor, Tensor]:
+        """``nll`` of answers that are run together, padded to the longest."""
         rows = [[*tail, *answer] for tail, answer in zip(tails, answers, strict=True)]
         ids = torch.full((len(rows), max(map(len, rows))), self.end)
         real = torch.zeros(ids.shape, dtype=torch.bool)
@@ -258,6 +287,23 @@ class FrozenLLM:
             found.update(f"{name} {tuple(weight.shape)}".encode())
             found.update(weight.detach().flatten()[:64].float().cpu().numpy().tobytes())
         return found.hexdigest()
+
+
+def alike(lengths: Sequence[int]) -> list[list[int]]:
+    """Indices of rows that are worth running together: of like length, four at least.
+
+    Padding is computed like everything else: without groups, a step of 16 answers was a third to a
+    half padding.
+    """
+    groups: list[list[int]] = []
+    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        if not groups or (len(groups[-1]) >= 4 and lengths[i] > 1.25 * lengths[groups[-1][0]] + 4):
+            groups.append([])
+        groups[-1].append(i)
+    if len(groups) > 1 and len(groups[-1]) < 4:
+        last = groups.pop()
+        groups[-1] += last
+    return groups
 
 
 @contextmanager

@@ -9,10 +9,12 @@ import numpy as np
 
 from export.data import Question
 from export.examples import leave_one_out
+from export.voiced import TASK, Voiced
 from ppedge.history import Note
 
-# Shares of the training examples by task; those of the tasks that are trained on are scaled to 1.
-SHARES = {1: 0.3, 2: 0.3, 3: 0.4, 4: 0.15, 5: 0.15, 6: 0.4, 7: 0.3}
+# Shares of the training examples by task, 0 being made-up voices (``export/voiced.py``); those of
+# the tasks that are trained on are scaled to 1.
+SHARES = {0: 0.5, 1: 0.3, 2: 0.3, 3: 0.4, 4: 0.15, 5: 0.15, 6: 0.4, 7: 0.3}
 # Of these, the share that a general writing prompt asks for: people write commits, papers and
 # tweets at length, whereas a headline's article, a film and a review are not theirs to retell.
 GENERAL = {1: 0.0, 2: 0.0, 3: 0.0, 4: 0.0, 5: 0.2, 6: 0.25, 7: 0.5}
@@ -38,15 +40,17 @@ class Batch:
 
 
 def keep_some(
-    notes: Sequence[Note], rng: np.random.Generator, *, in_order: bool = False
+    notes: Sequence[Note], rng: np.random.Generator, *, in_order: bool = False, least: int = 0
 ) -> list[Note]:
     """History dropout: now and then 0 to 2 notes, else half to all, at most ``MAX_NOTES``.
+
+    At least ``least`` are kept, where there are so many.
 
     They come in random order unless ``in_order`` asks for the history's own.
     """
     few = rng.random() < 0.15
     count = int(rng.integers(0, 3)) if few else int(rng.integers(len(notes) // 2, len(notes) + 1))
-    count = min(count, len(notes), MAX_NOTES)
+    count = min(max(count, least), len(notes), MAX_NOTES)
     kept = rng.permutation(len(notes))[:count]
     return [notes[i] for i in (np.sort(kept) if in_order else kept)]
 
@@ -62,6 +66,7 @@ class Sampler:
         *,
         shares: Mapping[int, float] = SHARES,
         in_order: bool = False,
+        voiced: Voiced | None = None,
     ) -> None:
         """Sort the questions by task and user.
 
@@ -71,8 +76,9 @@ class Sampler:
             seed: of everything drawn.
             shares: weight of each task among the examples; every task needs one above 0.
             in_order: keep the notes of a history in its order.
+            voiced: made-up people to train on as well, as task 0.
         """
-        self.batch, self.seed, self.in_order = batch, seed, in_order
+        self.batch, self.seed, self.in_order, self.voiced = batch, seed, in_order, voiced
         self.users: dict[int, list[list[Question]]] = {}
         for task in sorted({q.task for q in questions}):
             users: dict[str, list[Question]] = {}
@@ -80,12 +86,15 @@ class Sampler:
                 if question.task == task:
                     users.setdefault(question.user, []).append(question)
             self.users[task] = list(users.values())
-        weights = np.array([shares[task] for task in self.users])
+        self.tasks = [*self.users, *([TASK] if voiced else [])]
+        weights = np.array([shares[task] for task in self.tasks])
         self.shares = weights / weights.sum()
 
     def draw(self, rng: np.random.Generator) -> Question:
         """One example."""
-        task = list(self.users)[int(rng.choice(len(self.users), p=self.shares))]
+        task = self.tasks[int(rng.choice(len(self.tasks), p=self.shares))]
+        if task == TASK and self.voiced:
+            return self.voiced.draw(rng)
         user = self.users[task][int(rng.integers(len(self.users[task])))]
         question = user[int(rng.integers(len(user)))]
         if rng.random() < 0.25 or not question.history:
@@ -106,5 +115,9 @@ class Sampler:
         place = int(rng.permutation(BUCKET)[step % BUCKET])
         questions = drawn[place * self.batch : (place + 1) * self.batch]
         rng = np.random.default_rng([self.seed, step, 1])
-        kept = [keep_some(q.history, rng, in_order=self.in_order) for q in questions]
+        kept = [
+            # Nobody can tell a made-up voice from no notes.
+            keep_some(q.history, rng, in_order=self.in_order, least=int(q.task == TASK))
+            for q in questions
+        ]
         return Batch(questions, kept, [])

@@ -29,14 +29,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from export import checkpoint
+from export import checkpoint, voiced
 from export.contrast import draw_rivals
 from export.data import Question, read_questions, swap_histories
 from export.features import Features
 from export.frozen import FrozenLLM
 from export.minilm import TextEncoder, find_minilm
 from export.model import PersonaPlug, PlugConfig
+from export.plain import read_plain
 from export.sampler import SHARES, Batch, Sampler
+from export.start import read_weights
 from export.template import CHATML, place_soft, read_template, soft_place
 from export.trainer import Contrast, Trainer
 from export.world import World
@@ -135,6 +137,7 @@ def open_run(args: argparse.Namespace) -> Run:
     questions = [
         q for task in args.tasks for q in read_questions(args.data / f"LaMP_{task}_style", "train")
     ]
+    plain = read_plain(args.voices) if args.voices else []
     template = open_template(args)
     folder = args.encoder or find_minilm()
     llm = FrozenLLM(args.llm, template, getattr(torch, args.dtype), world.device)
@@ -147,19 +150,32 @@ def open_run(args: argparse.Namespace) -> Run:
         llm.table.float().cpu(),
         TextEncoder.read(folder, trainable=True) if own_encoder else None,
     ).to(world.device)
+    if args.start:
+        plug.load_state_dict(read_weights(args.start, plug))
     groups = parameter_groups(plug, args.lr, args.style_lr, args.encoder_lr)
     shares = {**SHARES, **(args.shares or {})}
     run = Run(
         args=args,
         world=world,
         trainer=Trainer(plug, llm, features),
-        sampler=Sampler(questions, args.batch, args.seed, shares=shares, in_order=config.recency),
-        dev=dev_questions(args.data, args.tasks, args.eval_limit, args.seed),
+        sampler=Sampler(
+            questions,
+            args.batch,
+            args.seed,
+            shares=shares,
+            in_order=config.recency,
+            voiced=voiced.Voiced(plain) if plain else None,
+        ),
+        dev=[
+            *dev_questions(args.data, args.tasks, args.eval_limit, args.seed),
+            *(voiced.dev_questions(plain, args.eval_limit, args.seed) if plain else ()),
+        ],
         optimizer=torch.optim.AdamW(groups, weight_decay=0.01),
         inputs={
             "model": llm.digest(),
             "encoder": features.digest,
             "training questions": checkpoint.digest_questions(questions),
+            "plain texts": checkpoint.digest_texts(text.text for text in plain),
         },
     )
     swap_histories(run.dev, args.seed)  # refuses now what evaluation could not do later
@@ -294,7 +310,7 @@ def parse_shares(text: str) -> dict[int, float]:
     for entry in text.split(","):
         task, _, share = entry.partition("=")
         if task.strip() not in map(str, SHARES):
-            raise argparse.ArgumentTypeError(f"'{entry}' is not TASK=SHARE with a task of 1 to 7")
+            raise argparse.ArgumentTypeError(f"'{entry}' is not TASK=SHARE with a task of 0 to 7")
         try:
             shares[int(task)] = float(share)
         except ValueError:
@@ -354,6 +370,8 @@ def parser() -> argparse.ArgumentParser:
     add("--out", type=Path, required=True, help="checkpoint and log go here")
     add("--features", type=Path, help="file that keeps the text vectors")
     add("--tasks", type=int, nargs="+", default=[4, 5, 6, 7], choices=range(1, 8), metavar="TASK")
+    add("--voices", type=Path, help="plain texts of export.plain: also train on made-up voices")
+    add("--start", type=Path, metavar="PLUG", help="begin with the weights of this plug's folder")
     add("--shares", type=parse_shares, help="of the examples, by task, such as 6=0.4,5=0.2")
     add("--steps", type=int, default=1500)
     add("--stop-at", type=int, help="end here; the same command goes on later")

@@ -19,7 +19,7 @@ from export.world import World
 from ppedge.history import Note
 from ppedge.prompt import note_text
 
-MAX_PROMPT = 192  # LLM tokens of a training prompt; dev prompts are never cut
+MAX_PROMPT = 128  # LLM tokens of a training prompt; dev prompts are never cut
 MAX_ANSWER = 64
 # own history, another user's, the null note alone, no soft tokens at all
 VARIANTS = ("own", "swapped", "cold", "none")
@@ -84,8 +84,11 @@ class Trainer:
     ) -> list[tuple[Tensor, Tensor]]:
         """Nats and token counts [B] of the answers, for each variant of the soft tokens."""
         sides = [self.llm.around_soft(q.input, max_prompt) for q in questions]
-        answers = [self.llm.tokens(q.output, special=False)[:MAX_ANSWER] for q in questions]
-        answers = [[*ids, self.llm.end] for ids in answers]
+        # An answer that is cut does not end where it is cut.
+        answers = [
+            [*self.llm.tokens(q.output, special=False), self.llm.end][: MAX_ANSWER + 1]
+            for q in questions
+        ]
         head = self.llm.run_heads([before for before, _ in sides])
         tails = [after for _, after in sides]
         return [self.llm.nll(head, soft, tails, answers) for soft in variants]

@@ -1,0 +1,145 @@
+"""Plain texts: what the frozen LLM itself answers to everyday writing prompts.
+
+    python -m export.plain --llm MODEL.gguf --out runs/plain.json --count 1200 --seed 0
+
+They are the ground that made-up voices (``export/voices.py``) are painted on. Texts and prompts are
+the model's and ours: no person's writing is in them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from export.commands import check_output, check_seed, one_line_errors, replacing
+from export.examples import opening
+from export.frozen import FrozenLLM
+from export.json_files import DataError, read
+from export.template import TEMPLATE
+from export.voices import WORDS
+
+MAX_NEW = 56  # tokens of an answer, before it is cut at a sentence's end
+MAX_CHARS = 200
+BATCH = 64
+LEAST = 200  # texts: an eighth of them, for dev, is to fill a history
+
+
+@dataclass(frozen=True)
+class Plain:
+    """A prompt, what it is about, and the model's own answer."""
+
+    prompt: str
+    topic: str
+    text: str
+
+
+def prompts(count: int, seed: int) -> list[tuple[str, str]]:
+    """``count`` different prompts with their topics, at random.
+
+    Raises:
+        ValueError: there are not so many.
+    """
+    forms, topics = WORDS["forms"], WORDS["topics"]
+    most = len(forms) * len(topics)
+    if not 1 <= count <= most:
+        raise ValueError(f"--count must be from 1 to {most}, not {count}")
+    chosen = np.random.default_rng([seed, 8]).permutation(most)[:count]
+    pairs = [(forms[i % len(forms)], topics[i // len(forms)]) for i in chosen.tolist()]
+    return [(form.format(topic), topic) for form, topic in pairs]
+
+
+def clean(answer: str) -> str | None:
+    """The first sentences of an answer; None where it is not running text of a person's."""
+    text = answer.strip().strip('"“”').strip()
+    if re.search(r"[\[\]*#<>|@{}]|https?:|\bAI\b|language model|^\W*(Title|Subject)\b", text):
+        return None
+    text = opening(" ".join(text.split()), MAX_CHARS)
+    whole = text.endswith((".", "!", "?")) and len(text) <= MAX_CHARS
+    return text if whole and len(text.split()) >= 4 else None
+
+
+@torch.inference_mode()
+def answers(llm: FrozenLLM, asked: Sequence[str], seed: int) -> list[str]:
+    """What the model says to each prompt, sampled at temperature 0.8 from the 50 likeliest."""
+    torch.manual_seed(seed)
+    found: list[str] = []
+    begun = time.time()
+    for start in range(0, len(asked), BATCH):
+        rows = [llm.around_soft(prompt)[0] for prompt in asked[start : start + BATCH]]
+        width = max(map(len, rows))
+        ids = torch.full((len(rows), width), llm.end)
+        mask = torch.zeros(len(rows), width, dtype=torch.long)
+        for i, row in enumerate(rows):
+            ids[i, width - len(row) :] = torch.tensor(row)
+            mask[i, width - len(row) :] = 1
+        made: Any = llm.model.generate(
+            input_ids=ids.to(llm.device),
+            attention_mask=mask.to(llm.device),
+            do_sample=True,
+            temperature=0.8,
+            top_k=50,  # nucleus sampling would sort the vocabulary at every token
+            max_new_tokens=MAX_NEW,
+            eos_token_id=llm.end,
+            pad_token_id=llm.end,
+        )
+        found += llm.tokenizer.batch_decode(made[:, width:], skip_special_tokens=True)
+        print(f"{len(found)}/{len(asked)} answers, {time.time() - begun:.0f} s", flush=True)
+    return found
+
+
+def read_plain(path: Path) -> list[Plain]:
+    """Read what `main` wrote.
+
+    Raises:
+        DataError: the file cannot be read, or is not such a one.
+    """
+    try:
+        texts = [Plain(**each) for each in read(path)["texts"]]
+    except (TypeError, KeyError) as error:
+        raise DataError(f"{path}: not a file of export.plain: {error!r}") from None
+    if len(texts) < LEAST:
+        raise DataError(f"{path}: {len(texts)} texts are too few for a history and what is asked")
+    return texts
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m export.plain",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--llm", required=True, help="GGUF file, or a folder or name of a Hugging Face model")
+    add("--out", type=Path, required=True, help="JSON file to write")
+    add("--count", type=int, default=1200, help="prompts to ask (default: 1200)")
+    add("--seed", type=int, default=0, help="of prompts and answers (default: 0)")
+    add("--dtype", choices=("bfloat16", "float32"), default="float32")
+    args = parser.parse_args(words)
+    check_seed(parser, args.seed)
+    check_output(parser, args.out)
+    with one_line_errors("export.plain"):
+        asked = prompts(args.count, args.seed)
+        llm = FrozenLLM(args.llm, TEMPLATE, getattr(torch, args.dtype))
+        said = answers(llm, [prompt for prompt, _ in asked], args.seed)
+        texts = [
+            Plain(prompt, topic, text)
+            for (prompt, topic), answer in zip(asked, said, strict=True)
+            if (text := clean(answer)) is not None
+        ]
+        with replacing(args.out) as file:
+            json.dump({"texts": [asdict(text) for text in texts]}, file, indent=0)
+        print(f"{len(texts)} of {len(asked)} answers are plain text: {args.out}")
+
+
+if __name__ == "__main__":
+    main()
