@@ -4,16 +4,25 @@
 
 The history is other plain texts in the same voice, so what there is to take from it is the voice. A
 prompt is answered, a plain text is said anew, or a few words are put as a title.
+
+    python -m export.voiced --plain runs/plain.json --out runs/voices --count 48
+
+writes the questions of dev voices in the LaMP format, as task 7 has it (a person's texts, and a
+prompt), for ``export.evaluate``.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
+from export.commands import check_seed, one_line_errors, replacing
 from export.data import Question
-from export.plain import Plain
+from export.plain import Plain, read_plain
 from export.voices import Voice, draw_voice
 from ppedge.history import Note
 
@@ -81,3 +90,48 @@ def _write(text: Plain, voice: Voice, kind: int, rng: np.random.Generator) -> tu
 
 def _one(rng: np.random.Generator, words: Sequence[str]) -> str:
     return words[int(rng.integers(len(words)))]
+
+
+def write(questions: Sequence[Question], folder: Path) -> None:
+    """Write dev_questions.json and dev_outputs.json, whole or not at all; the folder is made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    asked = [
+        {
+            "id": q.id,
+            "user_id": q.user,
+            "input": q.input,
+            "profile": [{"id": str(i), "text": note.output} for i, note in enumerate(q.history)],
+        }
+        for q in questions
+    ]
+    golds = [{"id": q.id, "output": q.output} for q in questions]
+    files = {"questions": asked, "outputs": {"task": "LaMP_7_voices", "golds": golds}}
+    for name, value in files.items():
+        with replacing(folder / f"dev_{name}.json") as file:
+            json.dump(value, file, indent=0)
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m export.voiced",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--plain", type=Path, required=True, help="the file of export.plain")
+    add("--out", type=Path, required=True, metavar="DIR", help="folder of the two files")
+    add("--count", type=int, default=48, help="questions, each of another voice (default: 48)")
+    add("--seed", type=int, default=0, help="of the voices (default: 0)")
+    args = parser.parse_args(words)
+    if args.count < 1:
+        parser.error(f"--count must be at least 1, not {args.count}")
+    check_seed(parser, args.seed)
+    with one_line_errors("export.voiced"):
+        questions = dev_questions(read_plain(args.plain), args.count, args.seed)
+        write(questions, args.out)
+        print(f"{len(questions)} questions: {args.out}")
+
+
+if __name__ == "__main__":
+    main()

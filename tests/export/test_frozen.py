@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from export.frozen import alike
 from export.template import TEMPLATE
 from ppedge.defaults import find_model
 from ppedge.llm import LLM
@@ -88,3 +89,24 @@ def test_frozen_weights_get_no_gradient_and_soft_tokens_do(frozen):
     assert soft.grad is not None
     assert float(soft.grad.abs().sum()) > 0
     assert all(p.grad is None for p in frozen.model.parameters())
+
+
+def test_answers_of_like_length_are_run_together():
+    assert alike([5] * 6) == [[0, 1, 2, 3, 4, 5]]
+    assert alike([40, 3, 41, 4, 42, 3, 43, 4]) == [[1, 5, 3, 7], [0, 2, 4, 6]]
+    # Fewer than four are not worth a run of their own.
+    assert alike([40, 3, 4, 4, 3]) == [[1, 4, 2, 3, 0]]
+    assert alike([9]) == [[0]]
+
+
+def test_a_likelihood_does_not_hang_on_who_is_run_together(frozen):
+    prompts = [f"Write about {'a very ' * i}long rain" for i in range(8)]
+    answers = [frozen.tokens("rain " * (1 + 9 * (i % 3)), special=False) for i in range(8)]
+    head = frozen.run_heads([frozen.around_soft(prompt)[0] for prompt in prompts])
+    soft = torch.randn(8, 3, frozen.table.shape[1]) * 0.1
+    together = frozen.nll(head, soft, [[]] * 8, answers)
+    for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+        alone = frozen.run_heads([frozen.around_soft(prompt)[0]])
+        nats, count = frozen.nll(alone, soft[i : i + 1], [[]], [answer])
+        assert float(nats) == pytest.approx(float(together[0][i]), rel=0.02)
+        assert int(count) == int(together[1][i]) == len(answer)

@@ -10,10 +10,12 @@ from export.data import read_questions
 from export.features import Features
 from export.minilm import find_minilm
 from export.model import PersonaPlug, PlugConfig
+from export.plain import LEAST
 from export.sampler import Sampler
 from export.template import TEMPLATE
 from export.train import learning_rate, parameter_groups, parse, train
 from export.trainer import Trainer
+from ppedge.defaults import find_plug
 from ppedge.prompt import list_parts
 from tests import tiny_gguf as tiny_models
 
@@ -230,6 +232,35 @@ def test_what_cannot_be_read_ends_in_one_line(run, tmp_path, lamp_folder):
         with pytest.raises(SystemExit, match=message) as caught:
             run(out, *more)
         assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def voices(tmp_path):
+    texts = [
+        {"prompt": f"Write about {i}.", "topic": f"{i}", "text": f"Number {i} is a good one."}
+        for i in range(LEAST)
+    ]
+    (tmp_path / "plain.json").write_text(json.dumps({"texts": texts}))
+    return tmp_path / "plain.json"
+
+
+def test_made_up_voices_are_trained_and_evaluated_beside_the_tasks(run, tmp_path, voices):
+    more = ("--voices", voices, "--shares", "0=1", "--style", 8)
+    assert run("a", *more, "--stop-at", 2, "--eval-limit", 2)["step"] == 2
+    [line] = (tmp_path / "a" / "log.jsonl").read_text().splitlines()
+    assert set(json.loads(line)["dev"]) == {"task 0", "task 6"}
+    voices.rename(tmp_path / "moved.json")
+    moved = ("--voices", tmp_path / "moved.json", *more[2:])
+    assert run("a", *moved, "--stop-at", 3, "--eval-limit", 2)["step"] == 3
+    texts = json.loads((tmp_path / "moved.json").read_text())["texts"]
+    voices.write_text(json.dumps({"texts": texts[:-1] + texts[:1]}))
+    with pytest.raises(SystemExit, match="plain texts has other contents"):
+        run("a", *more)
+
+
+def test_a_plug_of_another_form_cannot_be_started_from(run):
+    with pytest.raises(SystemExit, match=r"--start: .* has another form than the options give"):
+        run("a", "--start", find_plug(None))
 
 
 @pytest.mark.parametrize("shares", ["8=1", "6", "6=x", "6=-1", "6=nan"])

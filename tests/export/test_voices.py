@@ -7,7 +7,8 @@ import sys
 import numpy as np
 import pytest
 
-from export.data import swap_histories
+from export import voiced
+from export.data import open_questions, swap_histories
 from export.json_files import DataError
 from export.plain import Plain, clean, prompts, read_plain
 from export.sampler import Sampler
@@ -183,3 +184,19 @@ def test_the_command_asks_the_model_and_writes_what_it_said(tmp_path):
     done = subprocess.run([*words, "--count", "0"], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.strip().endswith("export.plain: --count must be from 1 to 2420, not 0")
+
+
+def test_dev_voices_are_written_as_questions_that_evaluation_reads(tmp_path, texts, capsys):
+    path, out = tmp_path / "plain.json", tmp_path / "voices"
+    path.write_text(json.dumps({"texts": [vars(text) for text in texts]}))
+    voiced.main(["--plain", str(path), "--out", str(out), "--count", "6"])
+    assert "6 questions" in capsys.readouterr().out
+    read = list(open_questions(out / "dev_questions.json", out / "dev_outputs.json"))
+    drawn = dev_questions(texts, 6, seed=0)
+    assert [(q.user, q.input, q.output) for q in read] == [
+        (q.user, q.input, q.output) for q in drawn
+    ]
+    assert [[note.output for note in q.history] for q in read] == [
+        [note.output for note in q.history] for q in drawn
+    ]
+    assert {q.task for q in read} == {7}

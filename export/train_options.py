@@ -1,0 +1,110 @@
+"""The options of ``export.train``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from export.sampler import SHARES
+
+
+def parse_shares(text: str) -> dict[int, float]:
+    """``6=0.4,5=0.2`` -> {6: 0.4, 5: 0.2}."""
+    shares = {}
+    for entry in text.split(","):
+        task, _, share = entry.partition("=")
+        if task.strip() not in map(str, SHARES):
+            raise argparse.ArgumentTypeError(f"'{entry}' is not TASK=SHARE with a task of 0 to 7")
+        try:
+            shares[int(task)] = float(share)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"'{share}' in '{entry}' is not a number") from None
+        if not 0 < shares[int(task)] < float("inf"):
+            raise argparse.ArgumentTypeError(f"the share in '{entry}' must be above 0")
+    return shares
+
+
+def add_plug_options(parser: argparse.ArgumentParser) -> dict[str, str]:
+    """Options that end in the ``PlugConfig``; left out, the default form's or the paper's holds.
+
+    Returns:
+        The option of each field.
+    """
+    add = parser.add_argument_group("the plug's form").add_argument
+    first = "input, output or both; the first that is not empty"
+    add("--paper", action="store_true", help="the paper's form; the options below still override")
+    options = (
+        add(
+            "--persona-tokens",
+            dest="n_persona",
+            type=int,
+            metavar="N",
+            help="0: the instruction alone",
+        ),
+        add("--instruction-tokens", dest="n_instruction", type=int, metavar="N"),
+        add(
+            "--style", dest="d_style", type=int, metavar="N", help="width of the byte-level channel"
+        ),
+        add(
+            "--value-width", dest="d_value", type=int, metavar="N", help="of a note's cached value"
+        ),
+        add(
+            "--scale", dest="initial_scale", type=float, metavar="X", help="of the attention scores"
+        ),
+        add("--fixed-scale", dest="learn_scale", action="store_const", const=False),
+        add("--no-null-note", dest="null_note", action="store_const", const=False),
+        add("--raw-vectors", dest="key_head", action="store_const", const=False),
+        add("--recency", action="store_const", const=True, help="learn to weigh newer notes more"),
+        add("--query-encoder", choices=("shared", "separate")),
+        add("--key-fields", nargs="+", metavar="FIELD", help=first),
+        add("--value-fields", nargs="+", metavar="FIELD", help=first),
+        add("--soft", choices=("after", "before"), help="soft tokens' place, from the prompt"),
+    )
+    return {option.dest: option.option_strings[0] for option in options}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line's parser."""
+    whole = argparse.ArgumentParser(
+        prog="export.train", description="Train a plug against a frozen LLM."
+    )
+    add = whole.add_argument
+    add("--data", type=Path, required=True, help="folder of LaMP_N_style folders")
+    add("--llm", required=True, help="GGUF file, Hugging Face folder or name")
+    add("--encoder", type=Path, help="BERT folder (default: the packaged MiniLM)")
+    add("--template", type=Path, metavar="FILE", help="JSON (default: SmolLM2's ChatML)")
+    add("--out", type=Path, required=True, help="checkpoint and log go here")
+    add("--features", type=Path, help="file that keeps the text vectors")
+    add("--tasks", type=int, nargs="+", default=[4, 5, 6, 7], choices=range(1, 8), metavar="TASK")
+    add("--voices", type=Path, help="plain texts of export.plain: also train on made-up voices")
+    add("--start", type=Path, metavar="PLUG", help="begin with the weights of this plug's folder")
+    add("--shares", type=parse_shares, help="of the examples, by task, such as 6=0.4,5=0.2")
+    add("--steps", type=int, default=1500)
+    add("--stop-at", type=int, help="end here; the same command goes on later")
+    add("--batch", type=int, default=16)
+    add("--lr", type=float, default=2e-3)
+    add("--style-lr", type=float, default=1e-3)
+    add("--encoder-lr", type=float, default=1e-4, help="of a separate query encoder")
+    add("--warmup", type=int, default=50)
+    add("--contrast", type=float, default=0.0, metavar="WEIGHT", help="see export/contrast.py")
+    add("--contrast-from", type=int, default=0, metavar="STEP")
+    add("--contrast-margin", type=float, default=0.0, metavar="NATS", help="per target token")
+    add("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="of the frozen LLM")
+    add("--eval-every", type=int, default=100)
+    add("--eval-limit", type=int, default=48, help="dev questions a task")
+    add("--seed", type=int, default=0)
+    add_plug_options(whole)
+    return whole
+
+
+def defaults() -> dict[str, object]:
+    """Every option's default, by name."""
+    whole = parser()
+    required = ("--data", ".", "--llm", ".", "--out", ".")
+    return vars(whole.parse_args(required))
+
+
+def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    return parser().parse_args(words)

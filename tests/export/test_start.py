@@ -1,0 +1,81 @@
+"""Training that goes on from a plug: its weights come back whole, or it is refused in one line."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from export.features import byte_rows
+from export.minilm import TextEncoder, find_minilm
+from export.model import PersonaPlug, PlugConfig
+from export.onnx import Graphs
+from export.start import read_weights
+from ppedge.defaults import find_plug
+from ppedge.plug import Plug
+
+FOLDER = find_plug(None)
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Plug:
+    return Plug(FOLDER)
+
+
+def untrained(**options) -> PersonaPlug:
+    config = PlugConfig(d_style=64, **options)
+    return PersonaPlug(config, torch.randn(8, config.n_embd))
+
+
+def test_a_plug_read_back_gives_its_own_vectors(shipped):
+    plug = untrained()
+    plug.load_state_dict(read_weights(FOLDER, plug))
+    graphs = Graphs.of(plug.eval().requires_grad_(False), find_minilm())
+    for text in ("The rain is back.", "lower case — and a dash"):
+        for ours, its in zip(graphs.vectors(text), shipped.vectors(text), strict=True):
+            np.testing.assert_allclose(ours, its, atol=1e-5)
+    assert float(plug.scale) == pytest.approx(shipped.manifest.attention_scale, rel=1e-6)
+    null = torch.cat([torch.nn.functional.normalize(plug.null_key, dim=0), plug.null_value])
+    stored = np.frombuffer((FOLDER / shipped.manifest.null_note).read_bytes(), "<f4")
+    np.testing.assert_allclose(null.detach().numpy(), stored, atol=1e-6)
+
+
+def test_every_weight_but_the_frozen_encoder_s_is_the_plug_s():
+    plug = untrained()
+    before = {name: tensor.clone() for name, tensor in plug.state_dict().items()}
+    plug.load_state_dict(read_weights(FOLDER, plug))
+    changed = {name for name, tensor in plug.state_dict().items() if not before[name].equal(tensor)}
+    assert changed == set(before)
+
+
+def test_its_values_see_bytes_and_text(minilm: TextEncoder, shipped):
+    plug = untrained()
+    plug.load_state_dict(read_weights(FOLDER, plug))
+    spelt = byte_rows(["rain", "RAIN"])
+    values = plug.value(torch.ones(2, 384) / 384**0.5, *spelt)
+    assert not torch.allclose(values[0], values[1])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"d_value": 64}, r"has another form than the options give: \S+ is \(.*\) in it, and \("),
+        ({"recency": True}, None),
+        ({"key_head": False}, r"_head.weight is \(384, 384\) in it, and not there here"),
+    ],
+)
+def test_another_form_is_refused_by_name(options, message):
+    plug = untrained(**options)
+    if message is None:
+        assert float(read_weights(FOLDER, plug)["recency_bias"]) < -10
+        return
+    with pytest.raises(ValueError, match=message):
+        read_weights(FOLDER, plug)
+
+
+def test_what_is_no_plug_is_refused_in_one_line(tmp_path):
+    with pytest.raises(ValueError, match=r"^--start: .*nothing: no such plug"):
+        read_weights(tmp_path / "nothing", untrained())
+    packed = shutil.make_archive(str(tmp_path / "plug"), "zip", FOLDER)
+    with pytest.raises(ValueError, match=r"^--start: .*plug\.zip is packed; unpack it first"):
+        read_weights(tmp_path / packed, untrained())
