@@ -30,7 +30,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m export.evaluate",
         description=__doc__,
-        epilog=f"methods: {', '.join(KNOWN)}; K is a number of notes",
+        epilog=f"methods: {', '.join(KNOWN)}; K is a number of notes, S a strength",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument

@@ -25,6 +25,7 @@ from export.baselines import BUDGET, Dense, prompt_with_notes, rank_bm25, rank_r
 from export.data import Question
 from export.persona_methods import ABLATIONS, NoteVectors, attend, memory, shuffled, soft_tokens
 from export.tasks import task_of
+from ppedge.guidance import MAX_STRENGTH
 from ppedge.history import Note
 from ppedge.literal import LiteralMemory
 from ppedge.llm import LLM, Mix
@@ -38,8 +39,9 @@ TUNED = ("usertuned", "instruction+usertuned", "lora")  # costly: for a sample o
 _PERSONAS = ("persona", "swapped", "shuffled", *ABLATIONS)
 _PLAIN = ("none", "instruction", "literal", *_PERSONAS, *TUNED)
 _RETRIEVAL = re.compile(r"(?:(instruction|persona)\+)?(recency|bm25|dense)-([1-9]\d{0,5})")
+_GUIDED = re.compile(r"(persona|swapped)\*(\d{1,2}(?:\.\d{1,4})?)")
 KNOWN = (
-    *_PLAIN,
+    *_PLAIN, "persona*S", "swapped*S",
     *(f"{soft}{ranker}-K" for soft in ("", "instruction+", "persona+")
       for ranker in ("recency", "bm25", "dense")),
 )  # fmt: skip
@@ -55,12 +57,14 @@ class Method:
             "swapped", "shuffled", "usertuned", ... by name.
         ranker: "recency", "bm25" or "dense" where history items stand in the prompt, else "".
         k: how many of them.
+        strength: of the persona, see ``ppedge.guidance``.
     """
 
     name: str
     soft: str = ""
     ranker: str = ""
     k: int = 0
+    strength: float = 1.0
 
     @property
     def needs_instruction(self) -> bool:
@@ -95,7 +99,12 @@ def parse_method(name: str) -> Method:
         return Method(name, soft=name)
     if found := _RETRIEVAL.fullmatch(name):
         return Method(name, soft=found[1] or "", ranker=found[2], k=int(found[3]))
-    raise ValueError(f"no method '{name}' (K is a number of notes); known: {', '.join(KNOWN)}")
+    if (found := _GUIDED.fullmatch(name)) and float(found[2]) <= MAX_STRENGTH:
+        return Method(name, soft=found[1], strength=float(found[2]))
+    raise ValueError(
+        f"no method '{name}' (K is a number of notes, S a strength of 0 to {MAX_STRENGTH:g}); "
+        f"known: {', '.join(KNOWN)}"
+    )
 
 
 @dataclass(frozen=True)
@@ -119,16 +128,18 @@ class Composed:
         segments: for `LLM`.
         shortened: whether the prompt had to lose history items or words to fit the context.
         memory: the history's wording, where the method and the plug have a literal memory.
+        guide: memory and guidance, where the method's strength is not 1.
     """
 
     segments: list[Segment]
     shortened: bool
     memory: LiteralMemory | None = None
+    guide: Mix | None = None
 
     @property
     def mix(self) -> Mix | None:
-        """For `LLM`: what the memory does to each token."""
-        return self.memory.mix if self.memory else None
+        """For `LLM`: what memory and guidance do to each token."""
+        return self.guide or (self.memory.mix if self.memory else None)
 
 
 class Bench:
@@ -203,7 +214,11 @@ class Bench:
         soft, wording = self._soft(method, asked), None
         if method.attends:
             soft, wording = self._heard(method, asked)
-        return Composed(render(self.plug.manifest.template, prompt, soft), shortened, wording)
+        template, guide = self.plug.manifest.template, None
+        if method.strength != 1:
+            bare, mix = render(template, prompt, None), wording.mix if wording else None
+            guide = self.llm.guide(bare, method.strength, mix)
+        return Composed(render(template, prompt, soft), shortened, wording, guide)
 
     def shortens(self, method: Method, asked: Asked) -> bool:
         """Whether `compose` would have to shorten the prompt; nothing is tuned to find out."""

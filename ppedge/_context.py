@@ -49,22 +49,23 @@ class Context:
         scale: what this architecture's embedding rows are multiplied by on the way in.
 
     Args:
-        model: loaded; the context becomes the only one to drive it.
+        model: loaded; the context becomes the only one to drive its session.
         gguf: the same model's file, for rows that an encoder must be given as vectors.
+        beside: another context of the model; this one then takes the second session.
 
     Raises:
         ModelError: the architecture treats embedding input unlike tokens.
     """
 
-    def __init__(self, model: _llama.Model, gguf: Gguf) -> None:
+    def __init__(self, model: _llama.Model, gguf: Gguf, beside: Context | None = None) -> None:
         self._model = model
-        self._session = model.session
+        self._session = model.second_session if beside else model.session
         self._gguf = gguf
         self._encoded: list[Row] = []
         self._held: list[Row] = []
         # Whether llama.cpp's logits are those after the last held position.
         self._fresh = False
-        self.scale = self._probe_scale()
+        self.scale: float = beside.scale if beside else self._probe_scale()
 
     def count_held(self, prompt: Prompt) -> int:
         """Return how many of the prompt's positions need no work any more."""

@@ -95,10 +95,15 @@ class Model:
         n_batch = n_ctx if self.has_encoder else min(n_batch, n_ctx)
         return Session(self, n_ctx=n_ctx, n_batch=n_batch)
 
+    @cached_property
+    def second_session(self) -> Session:
+        """A session like the first, made when it is first asked for."""
+        return Session(self, n_ctx=self.session.n_ctx, n_batch=self.session.n_batch)
+
     def close(self) -> None:
         """Free the model; safe to call twice."""
-        if "session" in vars(self):
-            self.session.close()
+        for name in {"session", "second_session"} & vars(self).keys():
+            getattr(self, name).close()
         if self.pointer:
             C.llama_model_free(self.pointer)
         self.pointer = None

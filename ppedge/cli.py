@@ -23,6 +23,7 @@ from ppedge.cli_notes import notes as notes_group
 from ppedge.defaults import find_plug, history_dir, persona_dir
 from ppedge.errors import HistoryError, PpedgeError
 from ppedge.following import open_following
+from ppedge.guidance import MAX_STRENGTH
 from ppedge.history import read_notes
 from ppedge.persona import Persona
 from ppedge.sampling import Sampling
@@ -77,6 +78,13 @@ main.add_command(notes_group)
 @click.option("--temperature", type=click.FloatRange(0), default=0.7, show_default=True)
 @click.option("--seed", type=click.IntRange(0), help="The same seed writes the same text.")
 @click.option(
+    "--strength",
+    type=click.FloatRange(0, MAX_STRENGTH),
+    default=1.0,
+    show_default=True,
+    help="How much of the persona; 2 pushes it further, at twice the time per token.",
+)
+@click.option(
     "--context", type=click.IntRange(16), default=2048, show_default=True, help="Tokens in all."
 )
 @click.option("--no-persona", is_flag=True, help="Answer as the bare model does.")
@@ -92,6 +100,7 @@ def personalize(
     max_tokens: int,
     temperature: float,
     seed: int | None,
+    strength: float,
     context: int,
     no_persona: bool,
     skip_bad: bool,
@@ -131,7 +140,7 @@ def personalize(
         elif folder is not None and not no_persona:
             space = personalizer.plug.space
             persona = stack.enter_context(Persona.open(folder, space, create=False))
-        _answer(personalizer, prompt, persona, sampling, as_json, seconds)
+        _answer(personalizer, prompt, persona, sampling, strength, as_json, seconds)
 
 
 def _kept_notes(folder: Path | None) -> Path:
@@ -164,10 +173,11 @@ def _answer(
     prompt: str,
     persona: Persona | None,
     sampling: Sampling,
+    strength: float,
     as_json: bool,
     seconds: dict[str, float],
 ) -> None:
-    answer = personalizer.stream(prompt, persona, sampling)
+    answer = personalizer.stream(prompt, persona, sampling, strength=strength)
     try:
         with closing(_pieces(answer)) as pieces:
             for piece in pieces:

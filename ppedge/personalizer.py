@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from ppedge.closing import Closing
 from ppedge.defaults import find_model, find_plug
+from ppedge.guidance import ensure_strength
 from ppedge.history import Note
 from ppedge.literal import LiteralMemory, Wording
-from ppedge.llm import LLM, Generation
+from ppedge.llm import LLM, Generation, Mix
 from ppedge.persona import NotesChangedError, Persona
 from ppedge.plug import Plug
 from ppedge.prompt import Segment, render
@@ -199,6 +200,7 @@ class Personalizer(Closing):
         sampling: Sampling | None = None,
         *,
         heaviest: int = 3,
+        strength: float = 1.0,
     ) -> Answer:
         """Answer ``prompt`` as the persona's owner would.
 
@@ -207,9 +209,12 @@ class Personalizer(Closing):
             persona: whose notes; None answers as the bare model does.
             sampling: how tokens are chosen.
             heaviest: how many of the heaviest notes to name.
+            strength: how much of the persona: 0 none, 1 as it is, up to 5 pushed further
+                (``ppedge.guidance``); any but 1 takes about twice the time per token.
 
         Raises:
-            ModelError: the prompt does not fit the context; raised here or while iterating.
+            ModelError: the prompt does not fit the context, raised here or while iterating; or
+                ``strength`` is out of range.
             PlugError, StoreError: as `condition`.
         """
         conditioning = None
@@ -217,5 +222,9 @@ class Personalizer(Closing):
             conditioning = self.condition(prompt, persona, heaviest=heaviest)
         segments = self.segments(prompt, conditioning.soft if conditioning else None)
         memory = conditioning.memory if conditioning else None
-        generation = self.llm.generate(segments, sampling, mix=memory.mix if memory else None)
+        mix: Mix | None = memory.mix if memory else None
+        ensure_strength(strength)
+        if conditioning and strength != 1:
+            mix = self.llm.guide(self.segments(prompt, None), strength, mix)
+        generation = self.llm.generate(segments, sampling, mix=mix)
         return Answer(generation, conditioning)

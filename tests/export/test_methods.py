@@ -97,7 +97,9 @@ def test_a_name_says_what_goes_in(name, method):
     assert parse_method(name) == method
 
 
-@pytest.mark.parametrize("name", ["", "bm25", "bm25-0", "bm25-x", "swapped+bm25-1", "personas"])
+@pytest.mark.parametrize(
+    "name", ["", "bm25", "bm25-0", "bm25-x", "swapped+bm25-1", "personas", "persona*5.1", "none*2"]
+)
 def test_an_unknown_name_is_answered_with_all_known_ones(name):
     with pytest.raises(ValueError, match=re.escape(f"no method '{name}'")) as caught:
         parse_method(name)
@@ -106,9 +108,10 @@ def test_an_unknown_name_is_answered_with_all_known_ones(name):
 
 
 def test_methods_know_what_they_need():
-    needing = {n for n in KNOWN if parse_method(n.replace("K", "2")).needs_instruction}
+    methods = {n: parse_method(n.replace("K", "2").replace("S", "2")) for n in KNOWN}
+    needing = {n for n, method in methods.items() if method.needs_instruction}
     assert needing == {n for n in KNOWN if n.startswith("instruction")}
-    tuned = {n for n in KNOWN if parse_method(n.replace("K", "2")).tuned}
+    tuned = {n for n, method in methods.items() if method.tuned}
     assert tuned == {"usertuned", "instruction+usertuned", "lora"}
 
 
@@ -434,3 +437,20 @@ def test_a_prompt_that_fits_is_left_alone(narrow):
 def test_an_instruction_for_another_model_is_refused(rows, said):
     with pytest.raises(ValueError, match=f"i.npy: .*{said}"):
         checked_instruction(rows, 576, "i.npy")
+
+
+# --- guidance -------------------------------------------------------------------------------------
+
+
+def test_a_strength_of_0_is_the_bare_model_and_1_the_persona(bench):
+    for one, other in (("persona*0", "none"), ("persona*1", "persona"), ("swapped*0", "none")):
+        found, wanted = (answer(bench, parse_method(m), ASKED, "greedy")[0] for m in (one, other))
+        assert found.prediction == wanted.prediction
+        assert found.nats == pytest.approx(wanted.nats, rel=1e-4)
+
+
+def test_a_strength_in_between_moves_the_likelihood(bench):
+    nats = {m: answer(bench, parse_method(m), ASKED, "greedy")[0].nats
+            for m in ("none", "persona*0.5", "persona")}  # fmt: skip
+    assert len(set(nats.values())) == 3
+    assert parse_method("persona*1.25").strength == 1.25
