@@ -35,6 +35,13 @@ def _told(error: Exception) -> str:
     return str(error)
 
 
+def positive(word: str) -> int:
+    """A whole number above 0, as the type of an option."""
+    if not word.isdecimal() or int(word) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number above 0, not '{word}'")
+    return int(word)
+
+
 def check_seed(parser: argparse.ArgumentParser, seed: int) -> None:
     """End the command, as a usage error, at a seed that numpy does not take."""
     if seed < 0:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from export.asking import evaluate, open_setup
-from export.commands import check_output, check_seed, one_line_errors
+from export.commands import check_output, check_seed, one_line_errors, positive
 from export.data import write_predictions
 from export.methods import KNOWN, parse_method
 from export.records import Run
@@ -41,17 +41,17 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     add("--plug", type=Path, help="folder or .zip (default: the one ppedge ships)")
     add("--llm", type=Path, help="GGUF file (default: the packaged model)")
     add("--instruction", type=Path, help="instruction.npy of a training with --persona-tokens 0")
-    add("--limit", type=_positive, help="ask this many questions, a seeded choice (default: all)")
+    add("--limit", type=positive, help="ask this many questions, a seeded choice (default: all)")
     add("--seed", type=int, default=0, help="of choices, swaps, tuning, intervals (default: 0)")
     add("--decode", choices=("greedy", "beam", "both"), default="greedy",
         help="how open tasks are answered; beam has width 4 (default: greedy)")  # fmt: skip
-    add("--sample-users", type=_positive, default=12, metavar="N",
+    add("--sample-users", type=positive, default=12, metavar="N",
         help="users that usertuned and lora are trained for (default: 12)")  # fmt: skip
     add("--against", metavar="METHOD", help="what the others are set against (default: none)")
     add("--html", type=Path, help="also write a self-contained page")
     add("--predictions", type=Path, metavar="DIR", help="also write the official predictions files")
-    add("--context", type=_positive, default=4096, help="positions of the model (default: 4096)")
-    add("--threads", type=_positive, help="CPU threads of the model (default: chosen)")
+    add("--context", type=positive, default=4096, help="positions of the model (default: 4096)")
+    add("--threads", type=positive, help="CPU threads of the model (default: chosen)")
     args = parser.parse_args(words)
     try:
         args.methods = [parse_method(name.strip()) for name in args.methods.split(",")]
@@ -59,12 +59,6 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error(str(error))
     _check(args, parser)
     return args
-
-
-def _positive(word: str) -> int:
-    if not word.isdecimal() or int(word) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number above 0, not '{word}'")
-    return int(word)
 
 
 def _check(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from export.commands import check_output, check_seed, one_line_errors, replacing
+from export.commands import check_output, check_seed, one_line_errors, positive, replacing
 from export.data import Question, choose, read_questions
 from export.methods import Asked, Bench, parse_method
 from export.plain import prompts
@@ -115,15 +115,12 @@ def main(words: Sequence[str] | None = None) -> None:
     add("--tasks", type=int, nargs="+", default=[4, 5, 6, 7], choices=range(1, 8), metavar="TASK")
     add("--plug", type=Path, help="folder or .zip (default: the one ppedge ships)")
     add("--llm", type=Path, help="GGUF file (default: the packaged model)")
-    add("--answers", type=int, default=200, help="how many to sample (default: 200)")
-    add("--words", type=int, default=9, help="length of a run that counts (default: 9)")
+    add("--answers", type=positive, default=200, help="how many to sample (default: 200)")
+    add("--words", type=positive, default=9, help="length of a run that counts (default: 9)")
     add("--seed", type=int, default=0, help="of questions and answers (default: 0)")
-    add("--threads", type=int, help="CPU threads of the model (default: chosen)")
+    add("--threads", type=positive, help="CPU threads of the model (default: chosen)")
     add("--json", type=Path, help="also write answers and findings to this file")
     args = parser.parse_args(words)
-    for name in ("answers", "words", "threads"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            parser.error(f"--{name} must be at least 1, not {getattr(args, name)}")
     check_seed(parser, args.seed)
     check_output(parser, args.json)
     with one_line_errors("export.memorised"):

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from export.commands import check_seed, one_line_errors, replacing
+from export.commands import check_seed, one_line_errors, positive, replacing
 from export.data import Question
 from export.plain import Plain, read_plain
 from export.voices import Voice, draw_voice
@@ -121,11 +121,9 @@ def main(words: Sequence[str] | None = None) -> None:
     add = parser.add_argument
     add("--plain", type=Path, required=True, help="the file of export.plain")
     add("--out", type=Path, required=True, metavar="DIR", help="folder of the two files")
-    add("--count", type=int, default=48, help="questions, each of another voice (default: 48)")
+    add("--count", type=positive, default=48, help="questions, each of another voice (default: 48)")
     add("--seed", type=int, default=0, help="of the voices (default: 0)")
     args = parser.parse_args(words)
-    if args.count < 1:
-        parser.error(f"--count must be at least 1, not {args.count}")
     check_seed(parser, args.seed)
     with one_line_errors("export.voiced"):
         questions = dev_questions(read_plain(args.plain), args.count, args.seed)

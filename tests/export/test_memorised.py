@@ -57,7 +57,7 @@ def test_counts_below_one_are_usage_errors(capsys):
     with pytest.raises(SystemExit) as error:
         main(["--data", ".", "--words", "0"])
     assert error.value.code == 2
-    assert "--words must be at least 1, not 0" in capsys.readouterr().err
+    assert "--words: must be a whole number above 0, not '0'" in capsys.readouterr().err
 
 
 class _Said:
