@@ -356,6 +356,12 @@ def test_what_does_not_fit_together_is_refused_in_one_line(tiny, headlines, tmp_
     np.save(tmp_path / "i.npy", np.zeros((2, 5), np.float32))
     wrong = ["--instruction", str(tmp_path / "i.npy")]
     assert "not float32 [2, 5]" in refused([*open_task, *tiny, *none, *wrong], tmp_path)
+    np.savez(tmp_path / "i.npz", np.zeros((2, 5), np.float32))
+    archive = ["--instruction", str(tmp_path / "i.npz")]
+    assert "i.npz: an archive of arrays" in refused([*open_task, *tiny, *none, *archive], tmp_path)
+    np.save(tmp_path / "o.npy", np.array([{}]), allow_pickle=True)
+    pickled = ["--instruction", str(tmp_path / "o.npy")]
+    assert "o.npy: not an array that" in refused([*open_task, *tiny, *none, *pickled], tmp_path)
     nothing = ["--instruction", str(tmp_path / "none.npy")]
     assert "none.npy" in refused([*open_task, *tiny, *none, *nothing], tmp_path)
     titles = files(lamp.write(tmp_path, task=1))

@@ -1,0 +1,77 @@
+"""What the commands share: one line for every failure, and files that are whole or untouched."""
+
+import argparse
+
+import pytest
+
+from export import compare, report
+from export.commands import check_output, check_seed, one_line_errors, positive, replacing
+from ppedge.errors import ModelError
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ModelError("tiny.gguf: damaged"), "export.x: tiny.gguf: damaged"),
+        (ValueError("a.json: no list"), "export.x: a.json: no list"),
+        (FileNotFoundError(2, "No such file", "a.json"), "export.x: a.json: No such file"),
+        (OSError("disk gone"), "export.x: disk gone"),
+    ],
+)
+def test_what_users_can_cause_is_told_in_one_line(error, line):
+    with pytest.raises(SystemExit) as caught, one_line_errors("export.x"):
+        raise error
+    assert caught.value.code == line
+
+
+def test_a_mistake_of_ours_keeps_its_traceback():
+    with pytest.raises(KeyError), one_line_errors("export.x"):
+        raise KeyError("ours")
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text("old")
+    with pytest.raises(UnicodeEncodeError), replacing(path, encoding="ascii") as file:
+        file.write("half, and then é")
+    assert path.read_text() == "old"
+    with replacing(path) as file:
+        file.write("new")
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("word", ["0", "-1", "1.5", "x", ""])
+def test_counts_are_whole_and_above_0(word):
+    with pytest.raises(argparse.ArgumentTypeError, match="must be a whole number above 0"):
+        positive(word)
+    assert positive("12") == 12
+
+
+def test_seeds_and_outputs_are_checked_before_anything_runs(tmp_path, capsys):
+    parser = argparse.ArgumentParser(prog="x")
+    for check, value, said in (
+        (check_seed, -1, "--seed must be at least 0, not -1"),
+        (check_output, tmp_path, "is a folder; name a file"),
+        (check_output, tmp_path / "no" / "a.json", "there is no folder"),
+    ):
+        with pytest.raises(SystemExit) as caught:
+            check(parser, value)
+        assert caught.value.code == 2
+        assert said in capsys.readouterr().err
+    check_seed(parser, 0)
+    check_output(parser, None)
+    check_output(parser, tmp_path / "a.json")
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [(compare.main, ["a.json", "b.json", "--json"]), (report.main, ["a.json"])],
+)
+def test_saved_runs_are_read_with_the_same_care(command, words, tmp_path, capsys):
+    good, bad = str(tmp_path / "out"), str(tmp_path)
+    for more, said in (([good, "--seed", "-1"], "--seed must be"), ([bad], "is a folder")):
+        with pytest.raises(SystemExit) as caught:
+            command([*words, *more])
+        assert caught.value.code == 2
+        assert said in capsys.readouterr().err
