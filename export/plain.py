@@ -30,6 +30,7 @@ from export.voices import WORDS
 MAX_NEW = 56  # tokens of an answer, before it is cut at a sentence's end
 MAX_CHARS = 200
 BATCH = 64
+MOST = len(WORDS["forms"]) * len(WORDS["topics"])  # different prompts
 LEAST = 200  # texts: an eighth of them, for dev, is to fill a history
 
 
@@ -48,11 +49,10 @@ def prompts(count: int, seed: int) -> list[tuple[str, str]]:
     Raises:
         ValueError: there are not so many.
     """
+    if not 1 <= count <= MOST:
+        raise ValueError(f"{count} prompts cannot be made, only 1 to {MOST}")
     forms, topics = WORDS["forms"], WORDS["topics"]
-    most = len(forms) * len(topics)
-    if not 1 <= count <= most:
-        raise ValueError(f"--count must be from 1 to {most}, not {count}")
-    chosen = np.random.default_rng([seed, 8]).permutation(most)[:count]
+    chosen = np.random.default_rng([seed, 8]).permutation(MOST)[:count]
     pairs = [(forms[i % len(forms)], topics[i // len(forms)]) for i in chosen.tolist()]
     return [(form.format(topic), topic) for form, topic in pairs]
 
@@ -125,6 +125,8 @@ def main(words: Sequence[str] | None = None) -> None:
     add("--seed", type=int, default=0, help="of prompts and answers (default: 0)")
     add("--dtype", choices=("bfloat16", "float32"), default="float32")
     args = parser.parse_args(words)
+    if not 1 <= args.count <= MOST:
+        parser.error(f"--count must be from 1 to {MOST}, not {args.count}")
     check_seed(parser, args.seed)
     check_output(parser, args.out)
     with one_line_errors("export.plain"):

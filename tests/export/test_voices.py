@@ -10,10 +10,10 @@ import pytest
 from export import voiced
 from export.data import open_questions, swap_histories
 from export.json_files import DataError
-from export.plain import Plain, clean, prompts, read_plain
+from export.plain import MOST, Plain, clean, prompts, read_plain
 from export.sampler import Sampler
 from export.voiced import TASK, Voiced, dev_questions
-from export.voices import WORDS, Voice, draw_voice, sentences
+from export.voices import Voice, draw_voice, sentences
 
 PLAIN = "I love the rain, and it is good for the garden. It's quiet. Do you like it?"
 
@@ -139,8 +139,8 @@ def test_prompts_are_all_different_and_name_their_topic():
     assert len(set(asked)) == 500
     assert all(topic in prompt for prompt, topic in asked)
     assert asked == prompts(500, seed=1) != prompts(500, seed=2)
-    with pytest.raises(ValueError, match="--count must be from 1 to"):
-        prompts(len(WORDS["forms"]) * len(WORDS["topics"]) + 1, seed=0)
+    with pytest.raises(ValueError, match=f"{MOST + 1} prompts cannot be made, only 1 to {MOST}"):
+        prompts(MOST + 1, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -182,8 +182,8 @@ def test_the_command_asks_the_model_and_writes_what_it_said(tmp_path):
     found = [Plain(**each) for each in json.loads(out.read_text())["texts"]]
     assert {text.prompt for text in found} <= {prompt for prompt, _ in prompts(4, seed=0)}
     done = subprocess.run([*words, "--count", "0"], capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert done.stderr.strip().endswith("export.plain: --count must be from 1 to 2420, not 0")
+    assert done.returncode == 2
+    assert done.stderr.strip().endswith(f"--count must be from 1 to {MOST}, not 0")
 
 
 def test_dev_voices_are_written_as_questions_that_evaluation_reads(tmp_path, texts, capsys):
