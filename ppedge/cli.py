@@ -344,8 +344,8 @@ def plug_show(path: str | None, as_json: bool) -> None:
         "sha256": plug.sha256,
     }
     for name, text in lines.items():
-        click.echo(f"{name + ':':<13}{text}")
+        click.echo(f"{name + ':':<12} {text}")
     for name, value in manifest.about.items():
         # A plug may come from anybody: nothing in it may command the terminal.
-        line = f"{name + ':':<13}{json.dumps(value, ensure_ascii=False)}"
+        line = f"{name + ':':<12} {json.dumps(value, ensure_ascii=False)}"
         click.echo("".join(char if char.isprintable() else "?" for char in line))
