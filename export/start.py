@@ -40,12 +40,12 @@ def read_weights(folder: Path, plug: PersonaPlug) -> dict[str, Tensor]:
         raise ValueError(f"--start: {folder} is packed; unpack it first")
     manifest = shipped.manifest
     found: dict[str, Tensor] = {}
-    for name in {manifest.encoder.file, manifest.encoder.query_file or "", manifest.projector.file}:
-        if name:
-            for tensor in onnx.load(folder / name).graph.initializer:
-                if tensor.name.startswith(_OF_GRAPH):
-                    value = numpy_helper.to_array(tensor).copy()
-                    found[tensor.name.removeprefix(_OF_GRAPH)] = torch.from_numpy(value)
+    graphs = (manifest.encoder.file, manifest.encoder.query_file, manifest.projector.file)
+    for name in filter(None, graphs):
+        for tensor in onnx.load(folder / name).graph.initializer:
+            if tensor.name.startswith(_OF_GRAPH):
+                value = numpy_helper.to_array(tensor).copy()
+                found[tensor.name.removeprefix(_OF_GRAPH)] = torch.from_numpy(value)
     null = np.fromfile(folder / manifest.null_note, "<f4")
     found["null_key"], found["null_value"] = (
         torch.from_numpy(part.copy()) for part in np.split(null, [manifest.encoder.d_key])
@@ -57,7 +57,7 @@ def read_weights(folder: Path, plug: PersonaPlug) -> dict[str, Tensor]:
     if plug.recency_bias is not None:
         found["recency_bias"] = torch.tensor(max(manifest.recency, 1e-6)).expm1().log()
     wanted = {name: tuple(tensor.shape) for name, tensor in plug.state_dict().items()}
-    for name in {*wanted, *found}:
+    for name in sorted({*wanted, *found}):
         had = tuple(found[name].shape) if name in found else "not there"
         if wanted.get(name) != had:
             raise ValueError(

@@ -151,8 +151,6 @@ def open_run(args: argparse.Namespace) -> Run:
         llm.table.float().cpu(),
         TextEncoder.read(folder, trainable=True) if own_encoder else None,
     ).to(world.device)
-    if args.start:
-        plug.load_state_dict(read_weights(args.start, plug))
     groups = parameter_groups(plug, args.lr, args.style_lr, args.encoder_lr)
     shares = {**SHARES, **(args.shares or {})}
     run = Run(
@@ -184,7 +182,10 @@ def open_run(args: argparse.Namespace) -> Run:
         tell(run, world.note)
     if run.checkpoint.exists():
         resume(run)
-    elif args.template is None and len(llm.tokens("<|im_start|>", special=True)) != 1:
+        return run
+    if args.start:
+        plug.load_state_dict(read_weights(args.start, plug))
+    if args.template is None and len(llm.tokens("<|im_start|>", special=True)) != 1:
         tell(run, "note: this model's tokenizer has no <|im_start|>; --template gives it its own")
     return run
 

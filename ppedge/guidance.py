@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppedge.errors import ModelError
+from ppedge.scoring import log_softmax
 
 MAX_STRENGTH: Final = 5.0
 
@@ -45,17 +46,11 @@ def guided(
     Returns:
         float32 [n_vocab], not normalised.
     """
-    p, b = _log_softmax(logits), _log_softmax(bare)
+    p, b = log_softmax(logits), log_softmax(bare)
     with np.errstate(invalid="ignore"):  # 0 times what is ruled out
-        pushed = b + np.float32(strength) * (p - b)
+        pushed = b + strength * (p - b)
     if strength > 1:
-        hardly = p < p.max() + np.float32(math.log(PLAUSIBLE))
+        hardly = p < p.max() + math.log(PLAUSIBLE)
         pushed[hardly] = np.minimum(pushed, p)[hardly]
     pushed[np.isneginf(p)] = -np.inf
-    return pushed
-
-
-def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    shifted: NDArray[np.float32] = logits - logits.max()
-    total = float(np.exp(shifted).sum(dtype=np.float64))
-    return shifted - np.float32(math.log(total))
+    return pushed.astype(np.float32)

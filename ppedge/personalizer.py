@@ -217,13 +217,13 @@ class Personalizer(Closing):
                 ``strength`` is out of range.
             PlugError, StoreError: as `condition`.
         """
+        ensure_strength(strength)
         conditioning = None
         if persona is not None:
             conditioning = self.condition(prompt, persona, heaviest=heaviest)
         segments = self.segments(prompt, conditioning.soft if conditioning else None)
         memory = conditioning.memory if conditioning else None
         mix: Mix | None = memory.mix if memory else None
-        ensure_strength(strength)
         if conditioning and strength != 1:
             mix = self.llm.guide(self.segments(prompt, None), strength, mix)
         generation = self.llm.generate(segments, sampling, mix=mix)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import EllipsisType
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +29,11 @@ class Score:
         return self.logprob / self.tokens
 
 
-def log_softmax(logits: NDArray[np.float32], tokens: ArrayLike) -> NDArray[np.float64]:
-    """Return log softmax(logits)[tokens], computed in float64, in the shape of ``tokens``."""
+def log_softmax(
+    logits: NDArray[np.float32], tokens: int | NDArray[np.int64] | EllipsisType = ...
+) -> NDArray[np.float64]:
+    """Return log softmax(logits)[tokens], computed in float64; by default of every token."""
     exact = logits.astype(np.float64)
     top = exact.max()
-    found: NDArray[np.float64] = exact[np.asarray(tokens)] - top - np.log(np.exp(exact - top).sum())
+    found: NDArray[np.float64] = exact[tokens] - top - np.log(np.exp(exact - top).sum())
     return found
