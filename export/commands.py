@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from ppedge.errors import PpedgeError
+from ppedge.sampling import MAX_SEED
 
 
 @contextmanager
@@ -43,9 +44,9 @@ def positive(word: str) -> int:
 
 
 def check_seed(parser: argparse.ArgumentParser, seed: int) -> None:
-    """End the command, as a usage error, at a seed that numpy does not take."""
-    if seed < 0:
-        parser.error(f"--seed must be at least 0, not {seed}")
+    """End the command, as a usage error, at a seed that not all that is seeded takes."""
+    if not 0 <= seed <= MAX_SEED:
+        parser.error(f"--seed must be 0 to {MAX_SEED}, not {seed}")
 
 
 def check_output(parser: argparse.ArgumentParser, path: Path | None) -> None:

@@ -132,6 +132,8 @@ def main(words: Sequence[str] | None = None) -> None:
         check_output(parser, path)
     with one_line_errors("export.pairs"):
         histories = {str(path): list(read_notes(path)) for path in args.notes}
+        for name in (name for name, notes in histories.items() if not notes):
+            raise ValueError(f"{name}: holds no notes; give a file with one a line")
         files = " ".join(histories)
         about = f"python -m export.pairs --notes {files} --seed {args.seed}"
         with Personalizer.open(args.llm, args.plug) as personalizer:

@@ -26,8 +26,8 @@ from ppedge.following import open_following
 from ppedge.guidance import MAX_STRENGTH
 from ppedge.history import read_notes
 from ppedge.persona import Persona
-from ppedge.sampling import Sampling
-from ppedge.terminal import Progress, tell_skipped
+from ppedge.sampling import MAX_SEED, Sampling
+from ppedge.terminal import Number, Progress, tell_skipped
 
 if TYPE_CHECKING:
     from ppedge.personalizer import Answer, Personalizer
@@ -75,11 +75,13 @@ main.add_command(notes_group)
 @click.option("--model", metavar="GGUF", help="Language model; or set PPEDGE_MODEL.")
 @click.option("--plug", metavar="PATH", help="Plug, a folder or .zip; or set PPEDGE_PLUG.")
 @click.option("--max-tokens", type=click.IntRange(1), default=256, show_default=True)
-@click.option("--temperature", type=click.FloatRange(0), default=0.7, show_default=True)
-@click.option("--seed", type=click.IntRange(0), help="The same seed writes the same text.")
+@click.option("--temperature", type=Number(0), default=0.7, show_default=True)
+@click.option(
+    "--seed", type=click.IntRange(0, MAX_SEED), help="The same seed writes the same text."
+)
 @click.option(
     "--strength",
-    type=click.FloatRange(0, MAX_STRENGTH),
+    type=Number(0, MAX_STRENGTH),
     default=1.0,
     show_default=True,
     help="How much of the persona; above 1 pushes it further. Twice the time per token if not 1.",

@@ -1,9 +1,11 @@
-"""What the commands tell a person on stderr while they work."""
+"""What the commands take from a person, and tell them on stderr while they work."""
 
 from __future__ import annotations
 
+import math
 import sys
 import time
+from typing import Any
 
 import click
 
@@ -12,6 +14,19 @@ from ppedge.history import NoteReader
 
 _SHOWN_ERRORS = 5
 _SECONDS_BETWEEN = 0.1
+
+
+class Number(click.FloatRange):
+    """A finite number of a range: ``FloatRange`` alone lets "nan" and, unbounded, "inf" pass."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return the number, or end the command as a usage error."""
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
 
 
 class Progress(Closing):

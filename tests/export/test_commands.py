@@ -51,7 +51,8 @@ def test_counts_are_whole_and_above_0(word):
 def test_seeds_and_outputs_are_checked_before_anything_runs(tmp_path, capsys):
     parser = argparse.ArgumentParser(prog="x")
     for check, value, said in (
-        (check_seed, -1, "--seed must be at least 0, not -1"),
+        (check_seed, -1, "--seed must be 0 to 4294967294, not -1"),
+        (check_seed, 2**32 - 1, "--seed must be 0 to 4294967294, not 4294967295"),
         (check_output, tmp_path, "is a folder; name a file"),
         (check_output, tmp_path / "no" / "a.json", "there is no folder"),
     ):

@@ -327,7 +327,7 @@ def test_a_beam_alone_is_the_answer_and_a_partial_file_is_warned_of(
         (["--methods", "instruction+bm25-1"], "instruction+bm25-1 needs --instruction"),
         (["--methods", "none", "--against", "persona"], "--against persona: not among"),
         (["--methods", "none", "--limit", "0"], "must be a whole number above 0, not '0'"),
-        (["--methods", "none", "--seed", "-1"], "--seed must be at least 0"),
+        (["--methods", "none", "--seed", "-1"], "--seed must be 0 to"),
         (["--methods", "none", "--html", "nowhere/x.html"], "there is no folder nowhere"),
         (["--methods", "none", "--decode", "wide"], "invalid choice"),
     ],

@@ -48,3 +48,12 @@ def test_what_cannot_be_read_or_written_ends_in_one_line(words, tmp_path, capsys
     with pytest.raises(SystemExit):
         main([*words, "--out", str(tmp_path)])
     assert "is a folder; name a file" in capsys.readouterr().err
+
+
+def test_a_file_without_notes_is_no_voice(words, tmp_path):
+    empty = tmp_path / "empty.jsonl"
+    empty.touch()
+    out = tmp_path / "a.md"
+    with pytest.raises(SystemExit, match=r"^export\.pairs: .*empty\.jsonl: holds no notes"):
+        main(["--notes", str(empty), *words[1:], "--out", str(out)])
+    assert not out.exists()
