@@ -41,11 +41,19 @@ CITED = ", which reference is related?"  # what follows the author's title in a 
 
 def rank_recency(question: Question, k: int) -> list[Note]:
     """The ``k`` latest notes, the latest first: by time where all have one, else by place."""
-    notes = question.history
+    return [question.history[i] for i in _latest_places(question.history, k)]
+
+
+def latest(notes: Sequence[Note], k: int) -> tuple[Note, ...]:
+    """The ``k`` latest notes as `rank_recency` finds them, in the history's own order."""
+    return tuple(notes[i] for i in sorted(_latest_places(notes, k)))
+
+
+def _latest_places(notes: Sequence[Note], k: int) -> list[int]:
     places = list(range(len(notes)))
     if all(note.time is not None for note in notes):
         places.sort(key=lambda i: (notes[i].time, i))
-    return [notes[i] for i in reversed(places[len(places) - min(k, len(places)) :])]
+    return places[::-1][:k]
 
 
 def rank_bm25(question: Question, k: int) -> list[Note]:

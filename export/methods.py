@@ -21,7 +21,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from export.baselines import BUDGET, Dense, prompt_with_notes, rank_bm25, rank_recency
+from export.baselines import (
+    BUDGET,
+    Dense,
+    latest,
+    prompt_with_notes,
+    rank_bm25,
+    rank_recency,
+)
 from export.data import Question
 from export.persona_methods import ABLATIONS, NoteVectors, attend, memory, shuffled, soft_tokens
 from export.tasks import task_of
@@ -40,8 +47,9 @@ _PERSONAS = ("persona", "swapped", "shuffled", *ABLATIONS)
 _PLAIN = ("none", "instruction", "literal", *_PERSONAS, *TUNED)
 _RETRIEVAL = re.compile(r"(?:(instruction|persona)\+)?(recency|bm25|dense)-([1-9]\d{0,5})")
 _GUIDED = re.compile(r"(persona|swapped)\*(\d{1,2}(?:\.\d{1,4})?)")
+_LATEST = re.compile(r"(persona|swapped)@([1-9]\d{0,5})")
 KNOWN = (
-    *_PLAIN, "persona*S", "swapped*S",
+    *_PLAIN, "persona*S", "swapped*S", "persona@K", "swapped@K",
     *(f"{soft}{ranker}-K" for soft in ("", "instruction+", "persona+")
       for ranker in ("recency", "bm25", "dense")),
 )  # fmt: skip
@@ -58,6 +66,7 @@ class Method:
         ranker: "recency", "bm25" or "dense" where history items stand in the prompt, else "".
         k: how many of them.
         strength: of the persona, see ``ppedge.guidance``.
+        latest: how many of a history's latest notes the persona is made of; 0: all.
     """
 
     name: str
@@ -65,6 +74,7 @@ class Method:
     ranker: str = ""
     k: int = 0
     strength: float = 1.0
+    latest: int = 0
 
     @property
     def needs_instruction(self) -> bool:
@@ -101,6 +111,8 @@ def parse_method(name: str) -> Method:
         return Method(name, soft=found[1] or "", ranker=found[2], k=int(found[3]))
     if (found := _GUIDED.fullmatch(name)) and float(found[2]) <= MAX_STRENGTH:
         return Method(name, soft=found[1], strength=float(found[2]))
+    if found := _LATEST.fullmatch(name):
+        return Method(name, soft=found[1], latest=int(found[2]))
     raise ValueError(
         f"no method '{name}' (K is a number of notes, S a strength of 0 to {MAX_STRENGTH:g}); "
         f"known: {', '.join(KNOWN)}"
@@ -172,11 +184,10 @@ class Bench:
     def history(self, method: Method, asked: Asked) -> tuple[Note, ...]:
         """The history that goes into the method's persona."""
         question = asked.question
-        if method.soft == "swapped":
-            return asked.swap
         if method.soft == "shuffled":
             return shuffled(question.history, question.user, self._seed)
-        return question.history
+        notes = asked.swap if method.soft == "swapped" else question.history
+        return latest(notes, method.latest) if method.latest else notes
 
     def warm(self, method: Method, asked: Asked) -> None:
         """Make ready what a person's machine has stored: vectors, an index, tuned soft tokens.

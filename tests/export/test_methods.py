@@ -90,6 +90,7 @@ def prompt_of(bench, name, asked=ASKED):
         ("persona+bm25-1", Method("persona+bm25-1", soft="persona", ranker="bm25", k=1)),
         ("instruction+usertuned", Method("instruction+usertuned", soft="instruction+usertuned")),
         ("persona-top4", Method("persona-top4", soft="persona-top4")),
+        ("swapped@8", Method("swapped@8", soft="swapped", latest=8)),
         ("lora", Method("lora")),
     ],
 )
@@ -98,8 +99,10 @@ def test_a_name_says_what_goes_in(name, method):
 
 
 @pytest.mark.parametrize(
-    "name", ["", "bm25", "bm25-0", "bm25-x", "swapped+bm25-1", "personas", "persona*5.1", "none*2"]
-)
+    "name",
+    ["", "bm25", "bm25-0", "bm25-x", "swapped+bm25-1", "personas", "persona*5.1", "none*2",
+     "persona@0", "shuffled@8"],
+)  # fmt: skip
 def test_an_unknown_name_is_answered_with_all_known_ones(name):
     with pytest.raises(ValueError, match=re.escape(f"no method '{name}'")) as caught:
         parse_method(name)
@@ -454,3 +457,21 @@ def test_a_strength_in_between_moves_the_likelihood(bench):
             for m in ("none", "persona*0.5", "persona")}  # fmt: skip
     assert len(set(nats.values())) == 3
     assert parse_method("persona*1.25").strength == 1.25
+
+
+# --- part of a history ----------------------------------------------------------------------------
+
+
+def test_of_a_long_history_the_latest_notes_are_taken(bench):
+    in_full, some = (bench.history(parse_method(m), ASKED) for m in ("persona", "persona@2"))
+    assert some == in_full[-2:] != in_full
+    assert bench.history(parse_method("swapped@1"), ASKED) == ASKED.swap[-1:]
+    assert bench.history(parse_method("persona@1000"), ASKED) == in_full
+    undone = Asked(dataclasses.replace(QUESTION, history=some))
+    assert np.array_equal(soft_of(bench, "persona@2"), soft_of(bench, "persona", undone))
+
+
+def test_the_latest_are_so_by_time_where_all_notes_have_one(bench):
+    notes = tuple(Note(text, time=time) for text, time in (("b", 2.0), ("c", 3.0), ("a", 1.0)))
+    asked = Asked(dataclasses.replace(QUESTION, history=notes))
+    assert bench.history(parse_method("persona@2"), asked) == notes[:2]
