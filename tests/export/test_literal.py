@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from export.gates import START, Places, fit, held_out_nats, nats
+from export.gates import START, Places, cautious, fit, held_out_nats, nats
 from export.literal import main, probe
 from export.methods import Asked, Bench, parse_method
 from ppedge.literal import Gate, LiteralMemory, LiteralSpec
@@ -120,6 +120,20 @@ def test_held_out_nats_of_a_user_do_not_hang_on_that_user():
     same = {user for user in np.unique(own.user) if (before == after)[own.user == user].all()}
     assert "4-0" in same
     assert len(same) == 3
+
+
+def test_caution_comes_off_every_bias_and_held_out_nats_tell_its_price():
+    own = places_of(np.random.default_rng(7))
+    gates = fit(own, 3)
+    careful = cautious(gates, 1.5)
+    assert [gate.bias for gate in careful] == pytest.approx([gate.bias - 1.5 for gate in gates])
+    assert [dataclasses.replace(gate, bias=0) for gate in careful] == [
+        dataclasses.replace(gate, bias=0) for gate in gates
+    ]
+    [usual], [paid] = (held_out_nats(own, [own], 3, seed=0, caution=c) for c in (0, 30))
+    without = -own.logprob
+    assert usual.mean() < without.mean()
+    assert paid == pytest.approx(without, rel=1e-3)
 
 
 # --- what is gathered -----------------------------------------------------------------------------
@@ -252,8 +266,8 @@ def test_what_cannot_be_fitted_is_refused_in_one_line(files, data, tmp_path):
 
 @pytest.mark.parametrize(
     "wrong",
-    [["--orders", "9"], ["--notes", "0"], ["--limit", "0"], ["--seed", "-1"], ["--tasks", "8"],
-     ["--tasks", "4", "4"], ["--json", "nowhere/fit.json"]],
+    [["--orders", "9"], ["--caution", "-1"], ["--notes", "0"], ["--limit", "0"], ["--seed", "-1"],
+     ["--tasks", "8"], ["--tasks", "4", "4"], ["--json", "nowhere/fit.json"]],
 )  # fmt: skip
 def test_a_wrong_option_is_refused_by_name(files, data, wrong, capsys):
     with pytest.raises(SystemExit) as caught:
