@@ -40,17 +40,23 @@ class Batch:
 
 
 def keep_some(
-    notes: Sequence[Note], rng: np.random.Generator, *, in_order: bool = False, least: int = 0
+    notes: Sequence[Note],
+    rng: np.random.Generator,
+    *,
+    in_order: bool = False,
+    least: int = 0,
+    dropout: bool = True,
 ) -> list[Note]:
     """History dropout: now and then 0 to 2 notes, else half to all, at most ``MAX_NOTES``.
 
-    At least ``least`` are kept, where there are so many.
+    At least ``least`` are kept, where there are so many; without ``dropout``, all that there is
+    room for.
 
     They come in random order unless ``in_order`` asks for the history's own.
     """
     few = rng.random() < 0.15
     count = int(rng.integers(0, 3)) if few else int(rng.integers(len(notes) // 2, len(notes) + 1))
-    count = min(max(count, least), len(notes), MAX_NOTES)
+    count = min(max(count, least) if dropout else len(notes), len(notes), MAX_NOTES)
     kept = rng.permutation(len(notes))[:count]
     return [notes[i] for i in (np.sort(kept) if in_order else kept)]
 
@@ -67,6 +73,9 @@ class Sampler:
         shares: Mapping[int, float] = SHARES,
         in_order: bool = False,
         voiced: Voiced | None = None,
+        leave_one_out: bool = True,
+        dropout: bool = True,
+        reconstruct: int = 0,
     ) -> None:
         """Sort the questions by task and user.
 
@@ -77,8 +86,13 @@ class Sampler:
             shares: weight of each task among the examples; every task needs one above 0.
             in_order: keep the notes of a history in its order.
             voiced: made-up people to train on as well, as task 0.
+            leave_one_out: ask for notes too, and not for the files' own questions alone.
+            dropout: of notes, see `keep_some`.
+            reconstruct: for so many steps at first, the history is the answer itself: the plug
+                learns to say what a note says before it learns to write like it.
         """
         self.batch, self.seed, self.in_order, self.voiced = batch, seed, in_order, voiced
+        self.leave_one_out, self.dropout, self.reconstruct = leave_one_out, dropout, reconstruct
         self.users: dict[int, list[list[Question]]] = {}
         for task in sorted({q.task for q in questions}):
             users: dict[str, list[Question]] = {}
@@ -97,7 +111,7 @@ class Sampler:
             return self.voiced.draw(rng)
         user = self.users[task][int(rng.integers(len(self.users[task])))]
         question = user[int(rng.integers(len(user)))]
-        if rng.random() < 0.25 or not question.history:
+        if rng.random() < 0.25 or not question.history or not self.leave_one_out:
             return question
         left_out = leave_one_out(
             question,
@@ -114,10 +128,18 @@ class Sampler:
         drawn.sort(key=lambda q: len(q.input))
         place = int(rng.permutation(BUCKET)[step % BUCKET])
         questions = drawn[place * self.batch : (place + 1) * self.batch]
+        if step < self.reconstruct:
+            return Batch(questions, [[Note(q.output, q.input)] for q in questions], [])
         rng = np.random.default_rng([self.seed, step, 1])
         kept = [
             # Nobody can tell a made-up voice from no notes.
-            keep_some(q.history, rng, in_order=self.in_order, least=int(q.task == TASK))
+            keep_some(
+                q.history,
+                rng,
+                in_order=self.in_order,
+                least=int(q.task == TASK),
+                dropout=self.dropout,
+            )
             for q in questions
         ]
         return Batch(questions, kept, [])

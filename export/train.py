@@ -141,8 +141,9 @@ def open_run(args: argparse.Namespace) -> Run:
     plain = read_plain(args.voices) if args.voices else []
     template = open_template(args)
     folder = args.encoder or find_minilm()
-    llm = FrozenLLM(args.llm, template, getattr(torch, args.dtype), world.device)
-    features = Features(folder, args.features, world.device)
+    dtype = getattr(torch, args.dtype)
+    llm = FrozenLLM(args.llm, template, dtype, world.device)
+    features = Features(folder, args.features, world.device, dtype)
     config = plug_config(args, llm.table.shape[1], features.encoder)
     config = replace(config, soft=soft_place(template))
     own_encoder = config.query_encoder == "separate"
@@ -164,6 +165,9 @@ def open_run(args: argparse.Namespace) -> Run:
             shares=shares,
             in_order=config.recency,
             voiced=voiced.Voiced(plain) if plain else None,
+            leave_one_out=args.leave_one_out,
+            dropout=args.dropout,
+            reconstruct=args.reconstruct,
         ),
         dev=[
             *dev_questions(args.data, args.tasks, args.eval_limit, args.seed),

@@ -90,7 +90,12 @@ def parser() -> argparse.ArgumentParser:
     add("--contrast", type=float, default=0.0, metavar="WEIGHT", help="see export/contrast.py")
     add("--contrast-from", type=int, default=0, metavar="STEP")
     add("--contrast-margin", type=float, default=0.0, metavar="NATS", help="per target token")
-    add("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="of the frozen LLM")
+    add("--reconstruct", type=int, default=0, metavar="STEPS",
+        help="that begin the run with the answer itself as the history")  # fmt: skip
+    add("--no-leave-one-out", dest="leave_one_out", action="store_false",
+        help="ask the files' questions only, not for notes")  # fmt: skip
+    add("--no-dropout", dest="dropout", action="store_false", help="of notes from a history")
+    add("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="of the frozen models")
     add("--eval-every", type=int, default=100)
     add("--eval-limit", type=int, default=48, help="dev questions a task")
     add("--seed", type=int, default=0)

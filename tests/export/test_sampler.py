@@ -40,6 +40,31 @@ def test_history_dropout_keeps_order_of_magnitude_and_sometimes_nothing():
     assert keep_some([], rng) == []
 
 
+def test_without_dropout_a_history_is_as_long_as_there_is_room_for():
+    rng = np.random.default_rng(0)
+    for size, kept in ((0, 0), (5, 5), (MAX_NOTES + 9, MAX_NOTES)):
+        notes = [Note(f"note {i}") for i in range(size)]
+        assert {len(keep_some(notes, rng, dropout=False)) for _ in range(40)} == {kept}
+
+
+def test_without_notes_left_out_only_the_files_own_questions_come(questions):
+    sampler = Sampler(questions, 4, seed=0, leave_one_out=False)
+    usual = Sampler(questions, 4, seed=0)
+    drawn, others = (
+        [q for step in range(10) for q in each.step(step).questions] for each in (sampler, usual)
+    )
+    assert all(q in questions for q in drawn)
+    assert not all(q in questions for q in others)
+
+
+def test_a_run_can_begin_with_the_answers_themselves_as_histories(questions):
+    sampler = Sampler(questions, 4, seed=0, reconstruct=2)
+    for step in (0, 1):
+        batch = sampler.step(step)
+        assert batch.histories == [[Note(q.output, q.input)] for q in batch.questions]
+    assert sampler.step(2) == Sampler(questions, 4, seed=0).step(2)
+
+
 def test_a_history_keeps_its_order_where_that_counts():
     notes = [Note(f"note {i}") for i in range(40)]
     shuffled = keep_some(notes, np.random.default_rng(1))
