@@ -81,13 +81,13 @@ class Features:
         # One table up front: small tensors that outlive large temporaries, allocated in between
         # them, fragment the heap until memory runs out (22 GB for 70,000 texts, seen).
         table = torch.empty(len(missing), self.encoder.width, dtype=torch.float16)
+        lower = self.dtype == torch.bfloat16
         while start < len(order):
             end = start
             while end < len(order) and (end - start + 1) * len(rows[order[end]]) <= budget:
                 end += 1
             chunk = order[start : max(end, start + 1)]
             ids, mask = padded([rows[i] for i in chunk])
-            lower = self.dtype == torch.bfloat16
             with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, lower):
                 vectors = self.encoder(ids.to(self.device), mask.to(self.device))
                 table[chunk] = vectors.half().cpu()
