@@ -15,6 +15,7 @@ from export.methods import Asked, Bench, Composed, Method
 from export.records import Record
 from export.tasks import task_of
 from ppedge.llm import LLM, Sampling, Score
+from ppedge.sampling import DRY_MULTIPLIER
 
 if TYPE_CHECKING:
     from export.lora import UserLora
@@ -33,7 +34,13 @@ class _Written:
     answered: float
 
 
-def answer(bench: Bench, method: Method, asked: Asked, decode: Decode) -> tuple[Record, bool]:
+def answer(
+    bench: Bench,
+    method: Method,
+    asked: Asked,
+    decode: Decode,
+    dry_multiplier: float = DRY_MULTIPLIER,
+) -> tuple[Record, bool]:
     """Ask one question by one method.
 
     Closed tasks are answered with the most likely of their options, each scored whole, its end
@@ -46,6 +53,7 @@ def answer(bench: Bench, method: Method, asked: Asked, decode: Decode) -> tuple[
         asked: the question.
         decode: how open tasks are answered; a beam alone stands in the place of the greedy
             answer, ``Record.prediction``.
+        dry_multiplier: of greedy answers, see ``ppedge.sampling``.
 
     Returns:
         The record; and whether the prompt had to be shortened to fit the context.
@@ -62,7 +70,7 @@ def answer(bench: Bench, method: Method, asked: Asked, decode: Decode) -> tuple[
     llm.prefill(composed.segments)
     first = perf_counter()
     if task_of(question.task).kind == "text":
-        written = _decoded(llm, composed, asked, decode)
+        written = _decoded(llm, composed, asked, decode, dry_multiplier)
     else:
         written = _chosen(llm, composed, asked)
     record = Record(
@@ -94,13 +102,15 @@ def _chosen(llm: LLM, composed: Composed, asked: Asked) -> _Written:
     return _Written(best.option, None, gold, answered)
 
 
-def _decoded(llm: LLM, composed: Composed, asked: Asked, decode: Decode) -> _Written:
+def _decoded(
+    llm: LLM, composed: Composed, asked: Asked, decode: Decode, dry_multiplier: float
+) -> _Written:
     max_tokens = task_of(asked.question.task).max_tokens
     segments, mix = composed.segments, composed.mix
     greedy = beam = None
     answered = 0.0
     if decode != "beam":
-        sampling = Sampling(max_tokens=max_tokens, temperature=0.0)
+        sampling = Sampling(max_tokens, temperature=0.0, dry_multiplier=dry_multiplier)
         greedy = llm.generate(segments, sampling, mix=mix).read().strip()
         answered = perf_counter()
     if decode != "greedy":

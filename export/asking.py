@@ -75,6 +75,7 @@ class Setup(Closing):
             "limit": args.limit,
             "seed": args.seed,
             "decode": args.decode,
+            "dry_multiplier": args.dry_multiplier,
             "sample_users": args.sample_users,
             "context": self.llm.n_ctx,
             "threads": args.threads,
@@ -212,7 +213,8 @@ class Evaluation:
             self._journal.add(answer_by_lora(tuned.lora(asked.question), asked))
             shortened = False
         else:
-            record, shortened = answer(bench, method, asked, self._setup.args.decode)
+            args = self._setup.args
+            record, shortened = answer(bench, method, asked, args.decode, args.dry_multiplier)
             self._journal.add(record)
         self._worked += (asked.question.id, method.name) not in self._done
         if shortened:

@@ -24,6 +24,12 @@ from ppedge._session import Session
 from ppedge.errors import ModelError
 
 _PENALTY_WINDOW: Final = 64
+# DRY ("don't repeat yourself"): a token that would make what is written last the copy of n earlier
+# tokens and itself loses multiplier * base ** (n - allowed) from its logit, for n >= allowed. The
+# figures are those of its author (oobabooga/text-generation-webui#5677).
+_DRY_BASE: Final = 1.75
+_DRY_ALLOWED: Final = 2
+_DRY_WINDOW: Final = 1024
 _EXIT_WAIT_SECONDS: Final = 2.0
 
 
@@ -189,7 +195,7 @@ class Model:
 
 
 class Sampler:
-    """llama.cpp's sampler chain: penalties, top-k, top-p, min-p, temperature, then a draw.
+    """llama.cpp's sampler chain: penalties, DRY, top-k, top-p, min-p, temperature, then a draw.
 
     Args:
         model: whose logits are sampled.
@@ -198,6 +204,7 @@ class Sampler:
         top_p: 1 keeps all.
         min_p: 0 keeps all.
         repeat_penalty: 1 is none; looks at the last 64 sampled tokens.
+        dry_multiplier: 0 is none; looks at the last 1024 sampled tokens.
         seed: 0..2**32 - 2.
     """
 
@@ -210,6 +217,7 @@ class Sampler:
         top_p: float,
         min_p: float,
         repeat_penalty: float,
+        dry_multiplier: float,
         seed: int,
     ) -> None:
         self._session = model.session
@@ -217,6 +225,8 @@ class Sampler:
         self._chain = C.llama_sampler_chain_init(C.llama_sampler_chain_default_params())
         if repeat_penalty != 1:
             self._add(_penalties(model.n_vocab, repeat_penalty))
+        if dry_multiplier > 0:
+            self._add(_dry(model, dry_multiplier))
         if temperature == 0:
             self._add(C.llama_sampler_init_greedy())
             return
@@ -270,6 +280,14 @@ def _penalties(n_vocab: int, repeat: float) -> Any:
     rest = (_PENALTY_WINDOW, repeat, 0.0, 0.0)
     # Newer llama.cpp takes the vocabulary's size first.
     return make(n_vocab, *rest) if len(make.argtypes) == 5 else make(*rest)
+
+
+def _dry(model: Model, multiplier: float) -> Any:
+    make = C.llama_sampler_init_dry
+    rest = (multiplier, _DRY_BASE, _DRY_ALLOWED, _DRY_WINDOW, (ctypes.c_char_p * 1)(), 0)
+    # Older llama.cpp takes the context's size second.
+    size = (model.session.n_ctx,) if len(make.argtypes) == 8 else ()
+    return make(C.llama_model_get_vocab(model.pointer), *size, *rest)
 
 
 def _model_params() -> Any:

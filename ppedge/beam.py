@@ -69,7 +69,7 @@ class Search:
 
     Args:
         ends: the tokens that end a text.
-        width: beams to keep, at least 1; 1 is greedy decoding.
+        width: beams to keep, at least 1; 1 is greedy decoding without penalties.
         max_tokens: tokens that a text may have; its end token needs to fit as well.
         length_penalty: -10 to 10; above 0 favours longer texts, 0 compares log-probabilities.
         mix: has a say in each token; None leaves that to the logits alone.

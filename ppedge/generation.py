@@ -85,6 +85,7 @@ class Generation:
             top_p=self._sampling.top_p,
             min_p=self._sampling.min_p,
             repeat_penalty=self._sampling.repeat_penalty,
+            dry_multiplier=self._sampling.dry_multiplier,
             seed=self.seed,
         )
         try:

@@ -13,6 +13,9 @@ from ppedge.errors import ModelError
 # llama.cpp reads 2**32 - 1 as "choose one for me", which could not be reproduced.
 MAX_SEED: Final = 2**32 - 2
 
+DRY_MULTIPLIER: Final = 0.8
+"""As its author has it (oobabooga/text-generation-webui#5677)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
@@ -20,11 +23,14 @@ class Sampling:
 
     Attributes:
         max_tokens: at most this many new tokens.
-        temperature: 0 takes the likeliest token every time.
+        temperature: 0 takes the likeliest token every time, of what the penalties leave.
         top_k: only the k likeliest tokens; 0 keeps all.
         top_p: only the likeliest tokens that together reach this probability; 1 keeps all.
         min_p: only tokens at least this likely relative to the likeliest; 0 keeps all.
         repeat_penalty: above 1, tokens written in the last 64 are made less likely; 1 is none.
+        dry_multiplier: against loops: a token that would go on repeating 2 or more tokens of the
+            answer loses so much from its logit, 1.75 times as much for each token more ("DRY" in
+            llama.cpp). The prompt may be repeated. 0 is none.
         seed: 0..2**32 - 2; the same seed on the same machine writes the same text; None draws one.
         stop: the answer ends before the first of these strings.
 
@@ -38,6 +44,7 @@ class Sampling:
     top_p: float = 0.95
     min_p: float = 0.05
     repeat_penalty: float = 1.0
+    dry_multiplier: float = DRY_MULTIPLIER
     seed: int | None = None
     stop: tuple[str, ...] = ()
 
@@ -49,6 +56,7 @@ class Sampling:
         _check("top_p", self.top_p, 0 < self.top_p <= 1, "above 0 and at most 1")
         _check("min_p", self.min_p, 0 <= self.min_p < 1, "at least 0 and below 1")
         _check("repeat_penalty", self.repeat_penalty, self.repeat_penalty > 0, "above 0")
+        _check("dry_multiplier", self.dry_multiplier, self.dry_multiplier >= 0, "0 or more")
         if self.seed is not None:
             _check("seed", self.seed, 0 <= self.seed <= MAX_SEED, f"0 to {MAX_SEED}")
         if isinstance(self.stop, str) or not all(self.stop):

@@ -186,7 +186,7 @@ def test_as_many_beams_as_tokens_are_exact_over_two(llm: LLM) -> None:
 
 def test_one_beam_writes_the_greedy_text(llm: LLM) -> None:
     segments = with_soft_tokens(llm)
-    answer = llm.generate(segments, Sampling(temperature=0, max_tokens=12))
+    answer = llm.generate(segments, Sampling(temperature=0, max_tokens=12, dry_multiplier=0))
     found = llm.beam_search(segments, width=1, max_tokens=12)
     assert found.text == answer.read()
     assert found.finish == answer.finish

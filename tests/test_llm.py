@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from ppedge.sampling import Sampling
 from tests import tiny_gguf
 from tests.tiny_gguf import byte
 
-GREEDY = Sampling(temperature=0, max_tokens=100)
+GREEDY = Sampling(temperature=0, max_tokens=100, dry_multiplier=0)
 
 
 @pytest.fixture(scope="module")
@@ -120,10 +121,23 @@ def test_the_narrowest_filter_is_greedy(llm: LLM, narrow: dict[str, float]) -> N
 
 def test_a_repeat_penalty_breaks_a_loop(tmp_path: Path) -> None:
     with LLM(tiny_gguf.write(tmp_path / "gemma.gguf", "gemma"), n_threads=1) as llm:
-        free = Sampling(temperature=0, max_tokens=40)
+        free = Sampling(temperature=0, max_tokens=40, dry_multiplier=0)
         assert llm.generate([Text("the")], free).read() == "he" * 40
-        held_back = Sampling(temperature=0, max_tokens=40, repeat_penalty=1e9)
+        held_back = replace(free, repeat_penalty=1e9)
         assert llm.generate([Text("the")], held_back).read().count("he") == 1
+
+
+def test_dry_breaks_a_loop_of_several_tokens_and_not_one_of_the_prompt(tmp_path: Path) -> None:
+    def count(text: str, prompt: str = "", **how: float) -> int:
+        sampling = Sampling(temperature=0, max_tokens=60, **how)
+        with spelling(tmp_path, text, loops=True) as llm:
+            return llm.generate([Text(prompt)], sampling).read().count(text)
+
+    assert count("abc", dry_multiplier=0) == 20
+    assert 1 <= count("abc", dry_multiplier=5) < 10
+    # Nothing comes twice in the answer: what the prompt holds may be said again.
+    long = "".join(map(chr, range(ord("0"), ord("0") + 50)))
+    assert count(long, prompt=long, dry_multiplier=5) == count(long, dry_multiplier=5) == 1
 
 
 @pytest.mark.parametrize(
@@ -138,6 +152,8 @@ def test_a_repeat_penalty_breaks_a_loop(tmp_path: Path) -> None:
         {"top_p": 1.5},
         {"min_p": 1},
         {"repeat_penalty": 0},
+        {"dry_multiplier": -0.1},
+        {"dry_multiplier": float("inf")},
         {"seed": -1},
         {"seed": 2**32 - 1},
     ],
