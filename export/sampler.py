@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from export.data import Question
 from export.examples import leave_one_out
+from export.habits import WORN, wear
+from export.labelled import Labelled
+from export.tasks import task_of
 from export.voiced import TASK, Voiced
+from export.voices import draw_voice
 from ppedge.history import Note
 
 # Shares of the training examples by task, 0 being made-up voices (``export/voiced.py``); those of
@@ -27,16 +31,23 @@ class Batch:
     """B examples: what is asked, and the history that it is asked with.
 
     ``rivals`` are other people's histories, one an example or None; empty without contrast.
+    ``prompts`` are what the LLM reads; empty where that is what is asked and no more.
     """
 
     questions: list[Question]
     histories: list[Sequence[Note]]
     rivals: list[Sequence[Note] | None]
+    prompts: list[str] = field(default_factory=list)
 
     def part(self, index: int, parts: int) -> Batch:
         """Every ``parts``-th example: the batch is sorted by length, so the parts weigh alike."""
         taken = slice(index, None, parts)
-        return Batch(self.questions[taken], self.histories[taken], self.rivals[taken])
+        return Batch(
+            self.questions[taken],
+            self.histories[taken],
+            self.rivals[taken],
+            self.prompts[taken],
+        )
 
 
 def keep_some(
@@ -76,6 +87,8 @@ class Sampler:
         leave_one_out: bool = True,
         dropout: bool = True,
         reconstruct: int = 0,
+        habits: float = 0.0,
+        choosers: float = 0.0,
     ) -> None:
         """Sort the questions by task and user.
 
@@ -90,9 +103,13 @@ class Sampler:
             dropout: of notes, see `keep_some`.
             reconstruct: for so many steps at first, the history is the answer itself: the plug
                 learns to say what a note says before it learns to write like it.
+            habits: share of the tasks' examples that a made-up person's habits are put on.
+            choosers: share of the made-up people who label texts and do not write any.
         """
         self.batch, self.seed, self.in_order, self.voiced = batch, seed, in_order, voiced
         self.leave_one_out, self.dropout, self.reconstruct = leave_one_out, dropout, reconstruct
+        self.habits, self.choosers = habits, choosers
+        self.labelled = Labelled(voiced.texts) if voiced else None
         self.users: dict[int, list[list[Question]]] = {}
         for task in sorted({q.task for q in questions}):
             users: dict[str, list[Question]] = {}
@@ -107,8 +124,17 @@ class Sampler:
     def draw(self, rng: np.random.Generator) -> Question:
         """One example."""
         task = self.tasks[int(rng.choice(len(self.tasks), p=self.shares))]
-        if task == TASK and self.voiced:
+        if task == TASK and self.voiced and self.labelled:
+            if self.choosers and rng.random() < self.choosers:
+                return self.labelled.draw(rng)
             return self.voiced.draw(rng)
+        question = self._of_person(task, rng)
+        if self.habits and rng.random() < self.habits and task_of(task).kind == "text":
+            return wear(question, draw_voice(rng), rng)
+        return question
+
+    def _of_person(self, task: int, rng: np.random.Generator) -> Question:
+        """A user's own question, or one of their notes left out."""
         user = self.users[task][int(rng.integers(len(self.users[task])))]
         question = user[int(rng.integers(len(user)))]
         if rng.random() < 0.25 or not question.history or not self.leave_one_out:
@@ -137,7 +163,7 @@ class Sampler:
                 q.history,
                 rng,
                 in_order=self.in_order,
-                least=int(q.task == TASK),
+                least=int(q.task == TASK or q.id.endswith(WORN)),
                 dropout=self.dropout,
             )
             for q in questions

@@ -36,6 +36,7 @@ from export.features import Features
 from export.frozen import FrozenLLM
 from export.minilm import TextEncoder, find_minilm
 from export.model import PersonaPlug, PlugConfig
+from export.noted import put_notes
 from export.plain import read_plain
 from export.sampler import SHARES, Batch, Sampler
 from export.start import read_weights
@@ -168,6 +169,8 @@ def open_run(args: argparse.Namespace) -> Run:
             leave_one_out=args.leave_one_out,
             dropout=args.dropout,
             reconstruct=args.reconstruct,
+            habits=args.habits,
+            choosers=args.choosers,
         ),
         dev=[
             *dev_questions(args.data, args.tasks, args.eval_limit, args.seed),
@@ -236,6 +239,14 @@ def batch_of(run: Run, step: int) -> tuple[Batch, Contrast | None]:
     args = run.args
     term = Contrast(args.contrast, args.contrast_from, args.contrast_margin)
     batch = run.sampler.step(step)
+    if args.notes_in_prompt:
+        batch.prompts = put_notes(
+            batch,
+            args.notes_in_prompt,
+            count=lambda text: len(run.trainer.llm.tokens(text, special=False)),
+            seed=args.seed,
+            step=step,
+        )
     if term.at(step):
         batch.rivals = draw_rivals(batch.questions, batch.histories, args.seed, step)
     return batch.part(run.world.index, run.world.size), term if term.at(step) else None

@@ -25,6 +25,17 @@ def parse_shares(text: str) -> dict[int, float]:
     return shares
 
 
+def parse_share(text: str) -> float:
+    """A number from 0 to 1."""
+    try:
+        share = float(text)
+    except ValueError:
+        share = float("nan")
+    if not 0 <= share <= 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a share, a number from 0 to 1")
+    return share
+
+
 def add_plug_options(parser: argparse.ArgumentParser) -> dict[str, str]:
     """Options that end in the ``PlugConfig``; left out, the default form's or the paper's holds.
 
@@ -92,6 +103,12 @@ def parser() -> argparse.ArgumentParser:
     add("--contrast-margin", type=float, default=0.0, metavar="NATS", help="per target token")
     add("--reconstruct", type=int, default=0, metavar="STEPS",
         help="that begin the run with the answer itself as the history")  # fmt: skip
+    add("--habits", type=parse_share, default=0.0, metavar="SHARE",
+        help="of the tasks' examples, written with a made-up person's habits")  # fmt: skip
+    add("--choosers", type=parse_share, default=0.0, metavar="SHARE",
+        help="of the made-up people, who label texts and write none")  # fmt: skip
+    add("--notes-in-prompt", type=parse_share, default=0.0, metavar="SHARE",
+        help="of the examples, with one or two of the notes in the prompt as well")  # fmt: skip
     add("--no-leave-one-out", dest="leave_one_out", action="store_false",
         help="ask the files' questions only, not for notes")  # fmt: skip
     add("--no-dropout", dest="dropout", action="store_false", help="of notes from a history")

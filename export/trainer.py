@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from export.data import Question, swap_histories
 from export.features import Features, byte_rows
 from export.frozen import FrozenLLM
 from export.model import PersonaPlug
+from export.noted import BUDGET as NOTES_BUDGET
 from export.sampler import Batch
 from export.world import World
 from ppedge.history import Note
@@ -80,10 +81,17 @@ class Trainer:
         self,
         questions: Sequence[Question],
         variants: Sequence[Tensor | None],
-        max_prompt: int | None,
+        room: Sequence[int] | None,
     ) -> list[tuple[Tensor, Tensor]]:
-        """Nats and token counts [B] of the answers, for each variant of the soft tokens."""
-        sides = [self.llm.around_soft(q.input, max_prompt) for q in questions]
+        """Nats and token counts [B] of the answers, for each variant of the soft tokens.
+
+        Each prompt is cut at its ``room``, in LLM tokens.
+        """
+        rooms = [None] * len(questions) if room is None else room
+        sides = [
+            self.llm.around_soft(q.input, tokens)
+            for q, tokens in zip(questions, rooms, strict=True)
+        ]
         # An answer that is cut does not end where it is cut.
         answers = [
             [*self.llm.tokens(q.output, special=False), self.llm.end][: MAX_ANSWER + 1]
@@ -114,7 +122,14 @@ class Trainer:
         rivalled = torch.tensor([rival is not None for rival in batch.rivals], dtype=torch.bool)
         if term is not None and rivalled.any():
             variants.append(self.soft_tokens(prompts, [rival or () for rival in batch.rivals]))
-        own, *swapped = self.nll(batch.questions, variants, MAX_PROMPT)
+        read = batch.prompts or prompts
+        asked = [replace(q, input=text) for q, text in zip(batch.questions, read, strict=True)]
+        # What notes add is not to push out what is asked.
+        room = [
+            MAX_PROMPT + (NOTES_BUDGET if with_notes != bare else 0)
+            for with_notes, bare in zip(read, prompts, strict=True)
+        ]
+        own, *swapped = self.nll(asked, variants, room)
         totals = torch.stack([own[1].sum(), rivalled.sum().to(own[1])])
         tokens, pairs = totals if world is None else world.sum(totals)
         loss = own[0].sum() / tokens

@@ -81,7 +81,8 @@ def dev_questions(texts: Sequence[Plain], limit: int, seed: int) -> list[Questio
 def _write(text: Plain, voice: Voice, kind: int, rng: np.random.Generator) -> tuple[str, str]:
     """What a person is asked and writes; of no kind (-1), the text stands by itself."""
     if kind == 2:
-        return _one(rng, NAME).format(text.text), voice.title(text.topic, rng)
+        topic = text.topic[:1].upper() + text.topic[1:]
+        return _one(rng, NAME).format(text.text), voice.title(topic, rng)
     said = voice.say(text.text, rng)
     if kind == 1:
         return _one(rng, RESTATE).format(text.text), said

@@ -82,7 +82,7 @@ class Voice:
 
     def title(self, plain: str, rng: Rng) -> str:
         """A few words as this voice puts them at the head of something."""
-        text = self._cased(self.prefix + self._spelt(plain[:1].upper() + plain[1:]), rng)
+        text = self._cased(self.prefix + self._spelt(plain), rng)
         return text + (self.end if self.end in ("!", "!!", "...") else "")
 
     def _sentence(self, text: str, rng: Rng) -> str:

@@ -1,6 +1,7 @@
 """What a step sees, who its rivals are, and the contrastive term by hand."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,9 +12,10 @@ from export.data import Question, read_questions
 from export.features import Features
 from export.minilm import find_minilm
 from export.model import PersonaPlug, PlugConfig
+from export.noted import BUDGET
 from export.plain import LEAST, Plain
 from export.sampler import GENERAL, MAX_NOTES, SHARES, Batch, Sampler, keep_some
-from export.trainer import Contrast, Trainer
+from export.trainer import MAX_PROMPT, Contrast, Trainer
 from export.voiced import TASK, Voiced
 from ppedge.history import Note
 
@@ -148,7 +150,7 @@ def test_the_loss_of_a_step_is_its_two_means_and_the_head_is_run_once(
     prompts = [q.input for q in batch.questions]
     rivals = trainer.soft_tokens(prompts, [rival or () for rival in batch.rivals])
     soft = [trainer.soft_tokens(prompts, batch.histories), rivals]
-    (own, counts), (swapped, _) = trainer.nll(batch.questions, soft, 192)
+    (own, counts), (swapped, _) = trainer.nll(batch.questions, soft, [192] * 3)
     runs, run_heads = [], tiny_llm.run_heads
     monkeypatch.setattr(tiny_llm, "run_heads", lambda h: runs.append(1) or run_heads(h))
     loss = trainer.loss(batch, term=Contrast(0.7, 0, 0.1))
@@ -158,6 +160,27 @@ def test_the_loss_of_a_step_is_its_two_means_and_the_head_is_run_once(
     wanted = mean + 0.7 * (terms[0] + terms[2]) / 2
     assert loss.item() == pytest.approx(wanted.item())
     assert trainer.loss(plain).item() == pytest.approx(mean.item())
+
+
+def test_notes_in_a_prompt_do_not_push_out_what_is_asked(tiny_llm, questions):
+    torch.manual_seed(0)
+    plug = PersonaPlug(PlugConfig(n_embd=64), tiny_llm.table.float())
+    trainer = Trainer(plug, tiny_llm, Features(find_minilm()))
+    asked = replace(questions[0], input="Title: " + "word " * 40)
+    lead = "A note, " * 8
+    batch = Batch([asked], [questions[0].history], [], [lead + asked.input])
+    soft = trainer.soft_tokens([asked.input], batch.histories)
+
+    def nll(prompt, room):
+        [(nats, counts)] = trainer.nll([replace(asked, input=prompt)], [soft], [room])
+        return (nats.sum() / counts.sum()).item()
+
+    assert len(tiny_llm.tokens(asked.input, special=False)) > MAX_PROMPT
+    loss = trainer.loss(batch).item()
+    assert loss == pytest.approx(nll(lead + asked.input, MAX_PROMPT + BUDGET))
+    assert loss != pytest.approx(nll(lead + asked.input, MAX_PROMPT))
+    bare = replace(batch, prompts=[])
+    assert trainer.loss(bare).item() == pytest.approx(nll(asked.input, MAX_PROMPT))
 
 
 def test_the_term_is_there_from_its_first_step_on():

@@ -99,6 +99,7 @@ def dev_losses(tmp_path, out):
         ("--recency", "--no-null-note", "--scale", 2, "--fixed-scale", "--soft", "before"),
         ("--query-encoder", "separate", "--encoder-lr", 0.001),
         ("--contrast", 1, "--contrast-from", 1, "--contrast-margin", 0.2),
+        ("--habits", 0.3, "--notes-in-prompt", 0.5),
         ("--key-fields", "both", "--value-fields", "both", "--raw-vectors", "--dtype", "float32"),
     ],
     ids=lambda form: form[0],
@@ -268,6 +269,16 @@ def test_shares_that_are_none_are_refused(shares, capsys):
     with pytest.raises(SystemExit):
         parse(["--data", ".", "--llm", ".", "--out", ".", "--shares", shares])
     assert "--shares" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--habits", "--choosers", "--notes-in-prompt"])
+@pytest.mark.parametrize("share", ["-0.1", "1.1", "x", "nan"])
+def test_a_share_is_a_number_from_0_to_1(option, share, capsys):
+    words = ["--data", ".", "--llm", "x", "--out", "y", f"{option}={share}"]
+    with pytest.raises(SystemExit) as found:
+        parse(words)
+    assert found.value.code == 2
+    assert f"'{share}' is not a share" in capsys.readouterr().err
 
 
 def test_a_base_model_s_template_is_trained_with(run, tmp_path):

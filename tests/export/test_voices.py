@@ -81,7 +81,8 @@ def test_an_opener_is_followed_in_lower_case_unless_it_ends_a_sentence():
 
 def test_a_title_takes_case_prefix_and_loud_ends():
     voice = Voice(case="lower", prefix="Re: ", end="!")
-    assert voice.title("the garden", np.random.default_rng(0)) == "re: the garden!"
+    assert voice.title("The garden", np.random.default_rng(0)) == "re: the garden!"
+    assert Voice().title("mb/x: mend", np.random.default_rng(0)) == "mb/x: mend"
 
 
 def test_drawn_voices_are_reproducible_and_differ():
