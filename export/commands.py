@@ -49,6 +49,11 @@ def check_seed(parser: argparse.ArgumentParser, seed: int) -> None:
         parser.error(f"--seed must be 0 to {MAX_SEED}, not {seed}")
 
 
+def later_seed(seed: int, number: int) -> int:
+    """The seed ``number`` places on; behind the last one comes 0."""
+    return (seed + number) % (MAX_SEED + 1)
+
+
 def check_output(parser: argparse.ArgumentParser, path: Path | None) -> None:
     """End the command, as a usage error, where no file can be written at ``path``."""
     if path is None:

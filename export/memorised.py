@@ -19,7 +19,14 @@ from pathlib import Path
 
 import numpy as np
 
-from export.commands import check_output, check_seed, one_line_errors, positive, replacing
+from export.commands import (
+    check_output,
+    check_seed,
+    later_seed,
+    one_line_errors,
+    positive,
+    replacing,
+)
 from export.data import Question, choose, read_questions
 from export.methods import Asked, Bench, parse_method
 from export.plain import prompts
@@ -58,7 +65,7 @@ def sample(
         each = Asked(question, ())
         bench.warm(method, each)
         composed = bench.compose(method, each)
-        sampling = Sampling(seed=seed + number, max_tokens=MAX_TOKENS)
+        sampling = Sampling(seed=later_seed(seed, number), max_tokens=MAX_TOKENS)
         answer = bench.llm.generate(composed.segments, sampling, mix=composed.mix).read()
         runs = runs_of(answer, n_words) - runs_of(question.input, n_words)
         for note in question.history:

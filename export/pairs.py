@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from export.commands import check_output, check_seed, one_line_errors, replacing
+from export.commands import check_output, check_seed, later_seed, one_line_errors, replacing
 from ppedge.history import Note, read_notes
 from ppedge.personalizer import Personalizer
 from ppedge.sampling import Sampling
@@ -62,7 +62,8 @@ def make(personalizer: Personalizer, histories: dict[str, list[Note]], seed: int
     pairs = []
     for number, index in enumerate(order.tolist()):
         name = list(histories)[number % len(histories)]
-        prompt, sampling = PROMPTS[index], Sampling(seed=seed + number, max_tokens=MAX_TOKENS)
+        prompt = PROMPTS[index]
+        sampling = Sampling(seed=later_seed(seed, number), max_tokens=MAX_TOKENS)
         with (
             tempfile.TemporaryDirectory() as folder,
             personalizer.persona(folder) as persona,

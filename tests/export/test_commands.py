@@ -5,8 +5,16 @@ import argparse
 import pytest
 
 from export import compare, report
-from export.commands import check_output, check_seed, one_line_errors, positive, replacing
+from export.commands import (
+    check_output,
+    check_seed,
+    later_seed,
+    one_line_errors,
+    positive,
+    replacing,
+)
 from ppedge.errors import ModelError
+from ppedge.sampling import MAX_SEED
 
 
 @pytest.mark.parametrize(
@@ -76,3 +84,8 @@ def test_saved_runs_are_read_with_the_same_care(command, words, tmp_path, capsys
             command([*words, *more])
         assert caught.value.code == 2
         assert said in capsys.readouterr().err
+
+
+def test_seeds_go_on_at_0_behind_the_last_one():
+    assert [later_seed(3, number) for number in (0, 9)] == [3, 12]
+    assert [later_seed(MAX_SEED, number) for number in (0, 1, 9)] == [MAX_SEED, 0, 8]
