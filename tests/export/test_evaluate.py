@@ -266,6 +266,20 @@ def test_other_settings_are_not_mixed_in(tiny, headlines, tmp_path):
     main([*words, "--limit", "1"])
     with pytest.raises(SystemExit, match=r"^export.evaluate: .*other settings \(limit, seed\)"):
         main([*words, "--limit", "2", "--seed", "1"])
+    with pytest.raises(SystemExit, match=r"other settings \(dry_multiplier\)"):
+        main([*words, "--limit", "1", "--dry-multiplier", "0"])
+
+
+def test_the_guard_against_loops_reaches_greedy_answers(tiny, headlines, tmp_path):
+    words = [*files(headlines), *tiny, "--methods", "none", "--limit", "2", "--json"]
+    written = {}
+    for dry in ("0", "5"):
+        out = tmp_path / f"{dry}.json"
+        main([*words, str(out), "--dry-multiplier", dry])
+        written[dry] = Run.load(out).records
+    free, held = ([r.prediction for r in written[dry]] for dry in ("0", "5"))
+    assert free != held
+    assert [r.nats for r in written["0"]] == [r.nats for r in written["5"]]
 
 
 def test_cut_prompts_are_counted_and_so_they_are_when_a_run_goes_on(
@@ -330,6 +344,8 @@ def test_a_beam_alone_is_the_answer_and_a_partial_file_is_warned_of(
         (["--methods", "none", "--seed", "-1"], "--seed must be 0 to"),
         (["--methods", "none", "--html", "nowhere/x.html"], "there is no folder nowhere"),
         (["--methods", "none", "--decode", "wide"], "invalid choice"),
+        (["--methods", "none", "--dry-multiplier", "-1"], "must be a number, 0 or more, not '-1'"),
+        (["--methods", "none", "--dry-multiplier", "nan"], "must be a number, 0 or more"),
     ],
 )
 def test_a_bad_command_is_refused_before_anything_is_opened(words, said, capsys, tmp_path):
