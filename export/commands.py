@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -41,6 +42,27 @@ def positive(word: str) -> int:
     if not word.isdecimal() or int(word) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number above 0, not '{word}'")
     return int(word)
+
+
+def number(refusal: str, least: float, most: float = math.inf) -> Callable[[str], float]:
+    """A finite number from ``least`` to ``most``, as the type of an option.
+
+    Args:
+        refusal: what is said of a word that is none; the word stands for its ``{}``.
+        least: the smallest that is one.
+        most: the largest.
+    """
+
+    def parse(word: str) -> float:
+        try:
+            value = float(word)
+        except ValueError:
+            value = math.nan
+        if not (least <= value <= most and math.isfinite(value)):
+            raise argparse.ArgumentTypeError(refusal.format(word))
+        return value
+
+    return parse
 
 
 def check_seed(parser: argparse.ArgumentParser, seed: int) -> None:

@@ -12,30 +12,18 @@ with the same command, and so does one that is given more methods. docs/evaluati
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from export.asking import evaluate, open_setup
-from export.commands import check_output, check_seed, one_line_errors, positive
+from export.commands import check_output, check_seed, number, one_line_errors, positive
 from export.data import write_predictions
 from export.methods import KNOWN, parse_method
 from export.records import Run
 from export.summary import show, summarise
 from export.tasks import task_of
 from ppedge.sampling import DRY_MULTIPLIER
-
-
-def multiplier(word: str) -> float:
-    """A finite number, 0 or more, as the type of an option."""
-    try:
-        value = float(word)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a number, 0 or more, not '{word}'")
-    return value
 
 
 def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -58,7 +46,8 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     add("--seed", type=int, default=0, help="of choices, swaps, tuning, intervals (default: 0)")
     add("--decode", choices=("greedy", "beam", "both"), default="greedy",
         help="how open tasks are answered; beam has width 4 (default: greedy)")  # fmt: skip
-    add("--dry-multiplier", type=multiplier, default=DRY_MULTIPLIER, metavar="X",
+    add("--dry-multiplier", type=number("must be a number, 0 or more, not '{}'", 0),
+        default=DRY_MULTIPLIER, metavar="X",
         help="of greedy answers, against loops; 0: none (default: %(default)s)")  # fmt: skip
     add("--sample-users", type=positive, default=12, metavar="N",
         help="users that usertuned and lora are trained for (default: 12)")  # fmt: skip

@@ -10,7 +10,7 @@ import numpy as np
 from export.data import Question
 from export.examples import leave_one_out
 from export.habits import WORN, wear
-from export.labelled import Labelled
+from export.labelled import draw_choice
 from export.tasks import task_of
 from export.voiced import TASK, Voiced
 from export.voices import draw_voice
@@ -109,7 +109,6 @@ class Sampler:
         self.batch, self.seed, self.in_order, self.voiced = batch, seed, in_order, voiced
         self.leave_one_out, self.dropout, self.reconstruct = leave_one_out, dropout, reconstruct
         self.habits, self.choosers = habits, choosers
-        self.labelled = Labelled(voiced.texts) if voiced else None
         self.users: dict[int, list[list[Question]]] = {}
         for task in sorted({q.task for q in questions}):
             users: dict[str, list[Question]] = {}
@@ -124,9 +123,9 @@ class Sampler:
     def draw(self, rng: np.random.Generator) -> Question:
         """One example."""
         task = self.tasks[int(rng.choice(len(self.tasks), p=self.shares))]
-        if task == TASK and self.voiced and self.labelled:
+        if task == TASK and self.voiced:
             if self.choosers and rng.random() < self.choosers:
-                return self.labelled.draw(rng)
+                return draw_choice(self.voiced.texts, rng)
             return self.voiced.draw(rng)
         question = self._of_person(task, rng)
         if self.habits and rng.random() < self.habits and task_of(task).kind == "text":

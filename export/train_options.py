@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from export.commands import number
 from export.sampler import SHARES
 
 
@@ -25,15 +26,7 @@ def parse_shares(text: str) -> dict[int, float]:
     return shares
 
 
-def parse_share(text: str) -> float:
-    """A number from 0 to 1."""
-    try:
-        share = float(text)
-    except ValueError:
-        share = float("nan")
-    if not 0 <= share <= 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a share, a number from 0 to 1")
-    return share
+fraction = number("'{}' is not a share, a number from 0 to 1", 0, 1)
 
 
 def add_plug_options(parser: argparse.ArgumentParser) -> dict[str, str]:
@@ -103,11 +96,11 @@ def parser() -> argparse.ArgumentParser:
     add("--contrast-margin", type=float, default=0.0, metavar="NATS", help="per target token")
     add("--reconstruct", type=int, default=0, metavar="STEPS",
         help="that begin the run with the answer itself as the history")  # fmt: skip
-    add("--habits", type=parse_share, default=0.0, metavar="SHARE",
+    add("--habits", type=fraction, default=0.0, metavar="SHARE",
         help="of the tasks' examples, written with a made-up person's habits")  # fmt: skip
-    add("--choosers", type=parse_share, default=0.0, metavar="SHARE",
+    add("--choosers", type=fraction, default=0.0, metavar="SHARE",
         help="of the made-up people, who label texts and write none")  # fmt: skip
-    add("--notes-in-prompt", type=parse_share, default=0.0, metavar="SHARE",
+    add("--notes-in-prompt", type=fraction, default=0.0, metavar="SHARE",
         help="of the examples, with one or two of the notes in the prompt as well")  # fmt: skip
     add("--no-leave-one-out", dest="leave_one_out", action="store_false",
         help="ask the files' questions only, not for notes")  # fmt: skip
@@ -129,4 +122,8 @@ def defaults() -> dict[str, object]:
 
 def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    return parser().parse_args(words)
+    whole = parser()
+    args = whole.parse_args(words)
+    if args.choosers and not args.voices:
+        whole.error("--choosers: there are no made-up people without --voices")
+    return args

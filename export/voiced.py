@@ -17,6 +17,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -34,6 +35,7 @@ RESTATE = (
     "Paraphrase: {}",
 )
 NAME = ("Write a title for this: {}", "Give this a heading: {}", "Subject line for: {}")
+Thing = TypeVar("Thing")
 HELD_OUT = 8  # every so manyth plain text is for dev alone
 
 
@@ -82,15 +84,16 @@ def _write(text: Plain, voice: Voice, kind: int, rng: np.random.Generator) -> tu
     """What a person is asked and writes; of no kind (-1), the text stands by itself."""
     if kind == 2:
         topic = text.topic[:1].upper() + text.topic[1:]
-        return _one(rng, NAME).format(text.text), voice.title(topic, rng)
+        return one_of(rng, NAME).format(text.text), voice.title(topic, rng)
     said = voice.say(text.text, rng)
     if kind == 1:
-        return _one(rng, RESTATE).format(text.text), said
+        return one_of(rng, RESTATE).format(text.text), said
     return text.prompt if kind == 0 else "", said
 
 
-def _one(rng: np.random.Generator, words: Sequence[str]) -> str:
-    return words[int(rng.integers(len(words)))]
+def one_of(rng: np.random.Generator, things: Sequence[Thing]) -> Thing:
+    """One of some things, each as likely."""
+    return things[int(rng.integers(len(things)))]
 
 
 def write(questions: Sequence[Question], folder: Path) -> None:

@@ -24,9 +24,9 @@ from ppedge._session import Session
 from ppedge.errors import ModelError
 
 _PENALTY_WINDOW: Final = 64
-# DRY ("don't repeat yourself"): a token that would make what is written last the copy of n earlier
-# tokens and itself loses multiplier * base ** (n - allowed) from its logit, for n >= allowed. The
-# figures are those of its author (oobabooga/text-generation-webui#5677).
+# DRY ("don't repeat yourself"): where the last n tokens stand earlier too, the token that followed
+# them there loses multiplier * base ** (n - allowed) from its logit, for n >= allowed. The figures
+# are those of its author (oobabooga/text-generation-webui#5677).
 _DRY_BASE: Final = 1.75
 _DRY_ALLOWED: Final = 2
 _DRY_WINDOW: Final = 1024

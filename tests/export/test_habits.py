@@ -5,7 +5,7 @@ import pytest
 
 from export.data import Question
 from export.habits import MAX_NOTES, WORN, in_words_of_task, wear
-from export.labelled import Labelled
+from export.labelled import draw_choice
 from export.noted import put_notes
 from export.plain import Plain
 from export.sampler import Batch, Sampler
@@ -87,10 +87,9 @@ def test_labels_and_ratings_are_left_as_they_are():
 
 
 def test_who_chooses_says_one_of_the_labels_and_so_do_their_notes(texts):
-    labelled = Labelled(texts)
     for seed in range(80):
-        question = labelled.draw(np.random.default_rng(seed))
-        assert question == labelled.draw(np.random.default_rng(seed))
+        question = draw_choice(texts, np.random.default_rng(seed))
+        assert question == draw_choice(texts, np.random.default_rng(seed))
         chosen = {question.output, *(note.output for note in question.history)}
         assert any(chosen <= set(labels) for labels in WORDS["labels"])
         assert all(label in question.input for label in chosen)
@@ -99,7 +98,7 @@ def test_who_chooses_says_one_of_the_labels_and_so_do_their_notes(texts):
 
 
 def test_notes_tell_what_is_chosen(texts):
-    drawn = [Labelled(texts).draw(np.random.default_rng(seed)) for seed in range(300)]
+    drawn = [draw_choice(texts, np.random.default_rng(seed)) for seed in range(300)]
     hits = 0
     for question in drawn:
         outputs = [note.output for note in question.history]

@@ -281,6 +281,13 @@ def test_a_share_is_a_number_from_0_to_1(option, share, capsys):
     assert f"'{share}' is not a share" in capsys.readouterr().err
 
 
+def test_people_who_choose_are_made_up_ones(capsys):
+    with pytest.raises(SystemExit) as found:
+        parse(["--data", ".", "--llm", "x", "--out", "y", "--choosers", "0.2"])
+    assert found.value.code == 2
+    assert "--choosers: there are no made-up people without --voices" in capsys.readouterr().err
+
+
 def test_a_base_model_s_template_is_trained_with(run, tmp_path):
     (tmp_path / "t.json").write_text('[{"slot": "prompt"}, {"text": "\\n"}]')
     state = run("a", "--template", tmp_path / "t.json")
