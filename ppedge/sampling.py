@@ -100,7 +100,11 @@ class TextStream:
     def finish(self) -> str:
         """Return what was held back for a stop string; an incomplete character is dropped."""
         held, self._held = self._held, ""
-        return held
+        if self.stopped:
+            return ""
+        # Half a surrogate waits like a beginning of a character, and is none: two replacements.
+        waiting = self._decoder.decode(b"", final=True)
+        return held + (waiting if len(waiting) > 1 else "")
 
     def _pending(self, text: str) -> int:
         """Return the length of the longest end of ``text`` that begins a stop string."""

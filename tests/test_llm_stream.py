@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ppedge.sampling import TextStream
@@ -46,6 +46,12 @@ def test_the_pieces_are_the_text_up_to_the_first_stop(
     assert stream.stopped == (wanted != text)
 
 
+def test_nothing_follows_a_stop() -> None:
+    stream = TextStream(["END"])
+    assert stream.feed(b"so END\xed\xa0") == "so "
+    assert stream.finish() == ""
+
+
 @given(TEXTS, STOPS)
 def test_nothing_is_held_back_without_need(text: str, stops: list[str]) -> None:
     stream, shown = TextStream(stops), ""
@@ -59,6 +65,7 @@ def test_nothing_is_held_back_without_need(text: str, stops: list[str]) -> None:
 
 
 @given(st.binary(max_size=20))
+@example(b"\xed\xa0")  # half a surrogate, which no further byte could make a character
 def test_bytes_that_are_no_utf8_show_as_replacements(data: bytes) -> None:
     stream = TextStream()
     text = "".join(stream.feed(bytes([value])) for value in data) + stream.finish()
