@@ -199,9 +199,10 @@ class Context:
         self._encoded = rows
 
     def _vectors(self, rows: Sequence[Row]) -> NDArray[np.float32]:
-        """Return ``rows`` as an encoder reads them, float32 [rows, n_embd].
+        """Return ``rows`` as input vectors, float32 [rows, n_embd].
 
-        It attends both ways, so text too goes in as vectors: one batch for all.
+        A batch holds tokens or vectors. An encoder attends both ways, so all of its rows must be
+        in one; and for a decoder, too, each batch is a pass over all weights.
         """
         ids = [row for row in rows if isinstance(row, int)]
         looked_up = iter(self._gguf.embedding_rows(ids) * np.float32(self.scale))
@@ -228,13 +229,11 @@ class Context:
         self._fresh = True
 
     def _submit(self, chunk: Sequence[Row], at: int, outputs: int) -> None:
-        vectors = [row for row in chunk if isinstance(row, bytes)]
-        if vectors:
-            rows = np.frombuffer(b"".join(vectors), np.float32)
-            self._session.decode_rows(rows.reshape(len(vectors), -1), at, outputs)
-        else:
-            ids = [row for row in chunk if isinstance(row, int)]
+        ids = [row for row in chunk if isinstance(row, int)]
+        if len(ids) == len(chunk):
             self._session.decode_tokens(ids, at, outputs)
+        else:
+            self._session.decode_rows(self._vectors(chunk), at, outputs)
 
     # --- the scale at which rows go in ---------------------------------------------------------
 
@@ -303,10 +302,6 @@ def _common(held: Sequence[Row], wanted: Sequence[Row]) -> int:
 
 
 def _chunks(rows: Sequence[Row], limit: int) -> Iterator[Sequence[Row]]:
-    """Cut ``rows`` where tokens and soft tokens meet, and into pieces of at most ``limit``."""
-    start = 0
-    for i in range(1, len(rows) + 1):
-        full = i - start == limit
-        if i == len(rows) or full or type(rows[i]) is not type(rows[start]):
-            yield rows[start:i]
-            start = i
+    """Cut ``rows`` into pieces of at most ``limit``."""
+    for start in range(0, len(rows), limit):
+        yield rows[start : start + limit]
