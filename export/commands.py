@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from ppedge.errors import PpedgeError
 from ppedge.sampling import MAX_SEED
@@ -87,17 +87,21 @@ def check_output(parser: argparse.ArgumentParser, path: Path | None) -> None:
 
 
 @contextmanager
-def replacing(path: Path, encoding: str = "utf-8") -> Iterator[IO[str]]:
-    """Open a text file that takes the place of ``path``, whole, at the end of the block.
+def replacing(path: Path, encoding: str | None = "utf-8") -> Iterator[IO[Any]]:
+    """Open a file that takes the place of ``path``, whole, at the end of the block.
 
     Where the block fails, ``path`` stays as it was.
+
+    Args:
+        path: the file, new or old.
+        encoding: of its text; None for bytes.
 
     Raises:
         OSError: the disk did not take it.
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with beside.open("w", encoding=encoding) as file:
+        with beside.open("wb" if encoding is None else "w", encoding=encoding) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

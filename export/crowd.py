@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from export.commands import check_output, check_seed, one_line_errors, positive
+from export.commands import check_output, check_seed, one_line_errors, positive, replacing
 from export.data import Question, read_questions
 from export.persona_methods import NoteVectors, attend, soft_tokens
 from ppedge.plug import Plug
@@ -75,7 +75,7 @@ def main(words: Sequence[str] | None = None) -> None:
         plug = Plug(args.plug)
         questions = list(read_questions(args.data / f"LaMP_{args.task}_style", "train"))
         rows = crowd(plug, questions, notes=args.notes, prompts=args.prompts, seed=args.seed)
-        with args.out.open("wb") as file:  # np.save of a name would add .npy to others
+        with replacing(args.out, encoding=None) as file:  # np.save of a name would add .npy
             np.save(file, rows)
         print(f"float32 {list(rows.shape)}: {args.out}")
 

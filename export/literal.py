@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.commands import check_output, check_seed, one_line_errors
+from export.commands import check_output, check_seed, number, one_line_errors, replacing
 from export.data import choose, with_swaps
 from export.gates import START, Places, cautious, fit, held_out_nats
 from export.golden import write_manifest
@@ -106,8 +106,8 @@ def gather(
     """
     found: dict[str, list[NDArray[np.float64]]] = {side: [] for side in SIDES}
     task, user = [], []
-    for number, each in enumerate(asked, done):
-        bar(number, f"task {each.question.task}", worked=number)
+    for place, each in enumerate(asked, done):
+        bar(place, f"task {each.question.task}", worked=place)
         for side, name in zip(SIDES, ("persona", "swapped"), strict=True):
             method = parse_method(name)
             bench.warm(method, each)
@@ -180,6 +180,9 @@ def show(rows: Sequence[Gain]) -> str:
 # --- the command ----------------------------------------------------------------------------------
 
 
+caution = number(f"must be a number from 0 to {MAX_SCORE:g}, not '{{}}'", 0, MAX_SCORE)
+
+
 def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line, checked as far as that goes without opening a file."""
     parser = argparse.ArgumentParser(
@@ -198,7 +201,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
         help=f"orders 0 .. N-1: look at up to N-1 tokens before (default: {N_ORDERS})")  # fmt: skip
     add("--notes", type=int, default=MAX_NOTES, choices=range(1, MAX_LITERAL_NOTES + 1),
         metavar="N", help=f"notes remembered for a prompt (default: {MAX_NOTES})")  # fmt: skip
-    add("--caution", type=float, default=CAUTION, metavar="X",
+    add("--caution", type=caution, default=CAUTION, metavar="X",
         help=f"taken off every gate's bias, for writing (default: {CAUTION:g})")  # fmt: skip
     add("--seed", type=int, default=0, help="of choices, swaps and halves (default: 0)")
     add("--json", type=Path, help="also write gates and gains to this file")
@@ -210,8 +213,6 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
         if getattr(args, name) is not None and getattr(args, name) < 1:
             parser.error(f"--{name} must be at least 1, not {getattr(args, name)}")
     check_seed(parser, args.seed)
-    if not 0 <= args.caution <= MAX_SCORE:
-        parser.error(f"--caution must be 0 to {MAX_SCORE:g}, not {args.caution:g}")
     if len(set(args.tasks)) < len(args.tasks):
         parser.error("--tasks names a task twice")
     check_output(parser, args.json)
@@ -290,7 +291,8 @@ def main(words: Sequence[str] | None = None) -> None:
                 print(f"order {order}: {', '.join(terms)}")
             if args.json:
                 whole = {"literal": asdict(spec), "gains": [asdict(row) for row in rows]}
-                args.json.write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
+                with replacing(args.json) as file:
+                    file.write(json.dumps(whole, indent=2) + "\n")
             if not args.dry_run:
                 write_spec(args.plug, spec, told(args, rows))
                 print(f"written to {args.plug / MANIFEST_NAME}")

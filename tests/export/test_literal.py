@@ -167,7 +167,8 @@ def test_what_a_probe_notes_gives_the_run_time_s_likelihood(files):
         [alone] = llm.score(composed.segments, [QUESTION.output], end=True)
         [mixed] = llm.score(composed.segments, [QUESTION.output], end=True, mix=composed.mix)
         assert len(rows) == alone.tokens
-        assert rows[:, 0].sum() == pytest.approx(alone.logprob, rel=1e-6)
+        # The second reading finds all but the last position done: another batch, other last bits.
+        assert rows[:, 0].sum() == pytest.approx(alone.logprob, rel=1e-5)
         columns = [rows[:, 0], rows[:, 1], *(rows[:, 2 + i :: 3] for i in range(3))]
         places = Places(np.zeros(len(rows), int), np.array(["u"] * len(rows)), *columns)
         assert -nats(places, GATES).sum() == pytest.approx(mixed.logprob, rel=1e-5)
