@@ -362,7 +362,9 @@ def export(
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m export.onnx", description=__doc__.split("\n")[0]
+    )
     add = parser.add_argument
     add("checkpoint", type=Path, help="plug.pt of a training")
     add("out", type=Path, metavar="PLUG_DIR", help="folder to write, which must not exist")

@@ -24,7 +24,7 @@ from export.commands import check_output, check_seed, one_line_errors, replacing
 from export.examples import opening
 from export.frozen import FrozenLLM
 from export.json_files import DataError, read
-from export.template import TEMPLATE
+from export.template import TEMPLATE, place_soft, read_template
 from export.voices import WORDS
 
 MAX_NEW = 56  # tokens of an answer, before it is cut at a sentence's end
@@ -124,6 +124,7 @@ def main(words: Sequence[str] | None = None) -> None:
     add("--count", type=int, default=1200, help="prompts to ask (default: 1200)")
     add("--seed", type=int, default=0, help="of prompts and answers (default: 0)")
     add("--dtype", choices=("bfloat16", "float32"), default="float32")
+    add("--template", type=Path, metavar="FILE", help="JSON (default: SmolLM2's ChatML)")
     args = parser.parse_args(words)
     if not 1 <= args.count <= MOST:
         parser.error(f"--count must be from 1 to {MOST}, not {args.count}")
@@ -131,7 +132,8 @@ def main(words: Sequence[str] | None = None) -> None:
     check_output(parser, args.out)
     with one_line_errors("export.plain"):
         asked = prompts(args.count, args.seed)
-        llm = FrozenLLM(args.llm, TEMPLATE, getattr(torch, args.dtype))
+        template = place_soft(read_template(args.template), "after") if args.template else TEMPLATE
+        llm = FrozenLLM(args.llm, template, getattr(torch, args.dtype))
         said = answers(llm, [prompt for prompt, _ in asked], args.seed)
         texts = [
             Plain(prompt, topic, text)

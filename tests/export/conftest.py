@@ -2,14 +2,17 @@
 
 import gzip
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from transformers import BertConfig, BertModel
 
 from export.frozen import FrozenLLM
 from export.minilm import TextEncoder, find_minilm
 from export.model import PersonaPlug, PlugConfig
+from export.plain import LEAST
 from export.template import TEMPLATE
 from ppedge.defaults import find_model
 from tests import tiny_gguf as tiny_models
@@ -78,3 +81,27 @@ def tiny_gguf(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_llm(tiny_gguf) -> FrozenLLM:
     return FrozenLLM(tiny_gguf, TEMPLATE, torch.float32)
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory):
+    """A random BERT of two layers that reads MiniLM's tokens."""
+    folder = tmp_path_factory.mktemp("encoder")
+    torch.manual_seed(0)
+    config = BertConfig(
+        hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=48
+    )
+    BertModel(config).save_pretrained(folder)
+    shutil.copy(find_minilm() / "tokenizer.json", folder)
+    return folder
+
+
+@pytest.fixture
+def voices(tmp_path) -> Path:
+    """Plain texts, as few as made-up voices can do with."""
+    texts = [
+        {"prompt": f"Write about {i}.", "topic": f"{i}", "text": f"Number {i} is a good one."}
+        for i in range(LEAST)
+    ]
+    (tmp_path / "plain.json").write_text(json.dumps({"texts": texts}))
+    return tmp_path / "plain.json"

@@ -1,16 +1,13 @@
 import json
-import shutil
 
 import numpy as np
 import pytest
 import torch
-from transformers import BertConfig, BertModel
 
 from export.data import read_questions
 from export.features import Features
 from export.minilm import find_minilm
 from export.model import PersonaPlug, PlugConfig
-from export.plain import LEAST
 from export.sampler import Sampler
 from export.template import TEMPLATE
 from export.train import learning_rate, parameter_groups, parse, train
@@ -28,19 +25,6 @@ def questions(lamp_folder):
 @pytest.fixture(scope="module")
 def features_file(tmp_path_factory):
     return tmp_path_factory.mktemp("features") / "features.pt"
-
-
-@pytest.fixture(scope="module")
-def tiny_encoder(tmp_path_factory):
-    """A random BERT of two layers that reads MiniLM's tokens."""
-    folder = tmp_path_factory.mktemp("encoder")
-    torch.manual_seed(0)
-    config = BertConfig(
-        hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=48
-    )
-    BertModel(config).save_pretrained(folder)
-    shutil.copy(find_minilm() / "tokenizer.json", folder)
-    return folder
 
 
 @pytest.fixture
@@ -233,16 +217,6 @@ def test_what_cannot_be_read_ends_in_one_line(run, tmp_path, lamp_folder):
         with pytest.raises(SystemExit, match=message) as caught:
             run(out, *more)
         assert "\n" not in str(caught.value)
-
-
-@pytest.fixture
-def voices(tmp_path):
-    texts = [
-        {"prompt": f"Write about {i}.", "topic": f"{i}", "text": f"Number {i} is a good one."}
-        for i in range(LEAST)
-    ]
-    (tmp_path / "plain.json").write_text(json.dumps({"texts": texts}))
-    return tmp_path / "plain.json"
 
 
 def test_made_up_voices_are_trained_and_evaluated_beside_the_tasks(run, tmp_path, voices):
