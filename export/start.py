@@ -2,7 +2,9 @@
 
     plug.load_state_dict(read_weights(folder, plug))
 
-A plug's graphs hold every trained number as it was; only the optimizer's state is lost.
+A plug's graphs hold every trained number as it was; only the optimizer's state is lost. A plug
+with fewer persona rows may grow: the rows that it lacks begin as those of a new plug do, and stand
+before its own, where they disturb it least.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ def read_weights(folder: Path, plug: PersonaPlug) -> dict[str, Tensor]:
 
     Args:
         folder: an unpacked plug.
-        plug: of the same form and for the same model.
+        plug: for the same model and of the same form, or with more persona rows.
 
     Raises:
         ValueError: there is no such plug, or its form is another.
@@ -56,6 +58,8 @@ def read_weights(folder: Path, plug: PersonaPlug) -> dict[str, Tensor]:
     found["log_scale"] = torch.tensor(manifest.attention_scale).log()
     if plug.recency_bias is not None:
         found["recency_bias"] = torch.tensor(max(manifest.recency, 1e-6)).expm1().log()
+    for name in ("project.weight", "project.bias"):
+        found[name] = _grown(found[name], plug.state_dict()[name])
     wanted = {name: tuple(tensor.shape) for name, tensor in plug.state_dict().items()}
     for name in sorted({*wanted, *found}):
         had = tuple(found[name].shape) if name in found else "not there"
@@ -65,3 +69,10 @@ def read_weights(folder: Path, plug: PersonaPlug) -> dict[str, Tensor]:
                 f"{name} is {had} in it, and {wanted.get(name, 'not there')} here"
             )
     return found
+
+
+def _grown(rows: Tensor, new: Tensor) -> Tensor:
+    """``rows``, and before them the first of ``new`` that make them as many."""
+    same_form = rows.shape[1:] == new.shape[1:]
+    missing = max(0, len(new) - len(rows))
+    return torch.cat([new[:missing], rows]) if same_form else rows

@@ -22,9 +22,12 @@ def shipped() -> Plug:
     return Plug(FOLDER)
 
 
+N_PERSONA = Plug(FOLDER).manifest.projector.n_soft - Plug(FOLDER).manifest.projector.n_instruction
+
+
 def untrained(**options) -> PersonaPlug:
-    config = PlugConfig(d_style=64, **options)
-    return PersonaPlug(config, torch.randn(8, config.n_embd))
+    config = PlugConfig(**{"d_style": 64, "n_persona": N_PERSONA, **options})
+    return PersonaPlug(config, torch.randn(64, config.n_embd))
 
 
 def test_a_plug_read_back_gives_its_own_vectors(shipped):
@@ -56,10 +59,24 @@ def test_its_values_see_bytes_and_text(minilm: TextEncoder, shipped):
     assert not torch.allclose(values[0], values[1])
 
 
+def test_persona_rows_that_the_plug_lacks_begin_anew_before_its_own(shipped):
+    plug = untrained(n_persona=N_PERSONA + 3)
+    new = plug.project.bias.detach().clone().view(N_PERSONA + 3, -1)
+    plug.load_state_dict(read_weights(FOLDER, plug))
+    pooled = torch.linspace(-1, 1, plug.config.d_value)
+    said = shipped.soft_tokens(pooled.numpy())
+    rows = plug.soft_tokens(pooled[None])[0].detach().numpy()
+    instruction = len(said) - N_PERSONA
+    np.testing.assert_allclose(rows[:instruction], said[:instruction], atol=1e-5)
+    np.testing.assert_allclose(rows[-N_PERSONA:], said[-N_PERSONA:], atol=1e-5)
+    assert plug.project.bias.view(N_PERSONA + 3, -1)[:3].equal(new[:3])
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"d_value": 64}, r"has another form than the options give: \S+ is \(.*\) in it, and \("),
+        ({"n_persona": N_PERSONA - 1}, r"project.bias is \(\d+,\) in it, and \("),
         ({"recency": True}, None),
         ({"key_head": False}, r"_head.weight is \(384, 384\) in it, and not there here"),
     ],
