@@ -22,7 +22,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from export import checkpoint
+import torch
+
 from export.commands import one_line_errors, positive, replacing
 from export.golden import write_manifest
 from export.json_files import Source
@@ -92,7 +93,6 @@ def steps(args: argparse.Namespace) -> Iterator[Step]:
 def train_step(args: argparse.Namespace) -> Step:
     """The training, by as many processes as were asked for."""
     run, voices = args.work / "run", args.voices or args.work / "plain.json"
-    trained = run / "plug.pt"
     whole = sum(SHARES[task] for task in args.tasks)
     shares = {task: (1 - VOICES_SHARE) * SHARES[task] / whole for task in args.tasks}
     shares[0] = VOICES_SHARE
@@ -103,7 +103,7 @@ def train_step(args: argparse.Namespace) -> Step:
         "--steps", args.steps, *RECIPE, *CONTRAST, "--contrast-from", args.steps * 3 // 4,
         *given("--template", args.template), *given("--encoder", args.encoder), *args.train,
     ]  # fmt: skip
-    done = trained.exists() and checkpoint.load(trained)["step"] >= args.steps
+    done = args.out.exists()  # Before that, the training itself knows best whether it has ended.
     if args.processes == 1:
         return step(*words, done=done)
     launch = ("-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", args.processes)
@@ -112,8 +112,6 @@ def train_step(args: argparse.Namespace) -> Step:
 
 def processes_env(count: int) -> dict[str, str]:
     """What ``count`` processes need on a machine without a GPU: docs/training.md."""
-    import torch  # slow to import, and needed here alone
-
     if torch.cuda.is_available():
         return {}
     threads = str(max(1, (os.cpu_count() or 1) // count))

@@ -84,7 +84,7 @@ main.add_command(notes_group)
     type=Number(0, MAX_STRENGTH),
     default=1.0,
     show_default=True,
-    help="How much of the persona; above 1 pushes it further. Twice the time per token if not 1.",
+    help="How much of the persona; above 1 costs sense. Twice the time per token if not 1.",
 )
 @click.option(
     "--context", type=click.IntRange(16), default=2048, show_default=True, help="Tokens in all."
