@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,17 +16,24 @@ from ppedge.sampling import MAX_SEED
 
 
 @contextmanager
-def one_line_errors(program: str) -> Iterator[None]:
+def one_line_errors(program: str, stopped: str | None = None) -> Iterator[None]:
     """Turn an error of the data, the disk or the run time into one line and exit code 1.
 
     Args:
         program: such as "export.compare"; the line begins with it.
+        stopped: what is said after "stopped; " at a keyboard interrupt, with exit code 130; None
+            leaves the interrupt as it is.
 
     Raises:
-        SystemExit: in place of PpedgeError, OSError and ValueError.
+        SystemExit: in place of PpedgeError, OSError and ValueError, and of that interrupt.
     """
     try:
         yield
+    except KeyboardInterrupt:
+        if stopped is None:
+            raise
+        print(f"{program}: stopped; {stopped}", file=sys.stderr)
+        raise SystemExit(130) from None
     except (PpedgeError, OSError, ValueError) as error:
         raise SystemExit(f"{program}: {_told(error)}") from None
 

@@ -112,27 +112,22 @@ def write_all_predictions(run: Run, folder: Path, n_golds: int) -> None:
 def main(words: Sequence[str] | None = None) -> None:
     """The command line."""
     args = parse(words)
-    try:
-        with one_line_errors("export.evaluate"):
-            with open_setup(args) as setup:
-                run = evaluate(setup)
-                n_golds = len(setup.golds)
-            run.save(args.json)
-            rows = summarise(run, args.against, args.seed)
-            print(show(rows))
-            length = run.settings["context"]
-            for method, count in run.settings["shortened"].items():
-                print(f"- {method}: {count} prompts were cut to fit {length} tokens.")
-            if args.predictions:
-                write_all_predictions(run, args.predictions, n_golds)
-            if args.html:
-                from export.report import report
+    with one_line_errors("export.evaluate", stopped=f"the same command goes on from {args.json}l"):
+        with open_setup(args) as setup:
+            run = evaluate(setup)
+            n_golds = len(setup.golds)
+        run.save(args.json)
+        rows = summarise(run, args.against, args.seed)
+        print(show(rows))
+        length = run.settings["context"]
+        for method, count in run.settings["shortened"].items():
+            print(f"- {method}: {count} prompts were cut to fit {length} tokens.")
+        if args.predictions:
+            write_all_predictions(run, args.predictions, n_golds)
+        if args.html:
+            from export.report import report
 
-                args.html.write_text(report(run, rows, seed=args.seed), encoding="utf-8")
-    except KeyboardInterrupt:
-        said = f"export.evaluate: stopped; the same command goes on from {args.json}l"
-        print(said, file=sys.stderr)
-        raise SystemExit(130) from None
+            args.html.write_text(report(run, rows, seed=args.seed), encoding="utf-8")
 
 
 if __name__ == "__main__":

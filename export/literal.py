@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -282,23 +281,19 @@ def write_spec(folder: Path, spec: LiteralSpec, about: dict[str, Any]) -> None:
 def main(words: Sequence[str] | None = None) -> None:
     """The command line."""
     args = parse(words)
-    try:
-        with one_line_errors("export.literal"):
-            spec, rows = run(args)
-            print(show(rows))
-            for order, gate in enumerate(spec.gates):
-                terms = (f"{name} {value:g}" for name, value in asdict(gate).items())
-                print(f"order {order}: {', '.join(terms)}")
-            if args.json:
-                whole = {"literal": asdict(spec), "gains": [asdict(row) for row in rows]}
-                with replacing(args.json) as file:
-                    file.write(json.dumps(whole, indent=2) + "\n")
-            if not args.dry_run:
-                write_spec(args.plug, spec, told(args, rows))
-                print(f"written to {args.plug / MANIFEST_NAME}")
-    except KeyboardInterrupt:
-        print("export.literal: stopped; the plug is as it was", file=sys.stderr)
-        raise SystemExit(130) from None
+    with one_line_errors("export.literal", stopped="the plug is as it was"):
+        spec, rows = run(args)
+        print(show(rows))
+        for order, gate in enumerate(spec.gates):
+            terms = (f"{name} {value:g}" for name, value in asdict(gate).items())
+            print(f"order {order}: {', '.join(terms)}")
+        if args.json:
+            whole = {"literal": asdict(spec), "gains": [asdict(row) for row in rows]}
+            with replacing(args.json) as file:
+                file.write(json.dumps(whole, indent=2) + "\n")
+        if not args.dry_run:
+            write_spec(args.plug, spec, told(args, rows))
+            print(f"written to {args.plug / MANIFEST_NAME}")
 
 
 if __name__ == "__main__":

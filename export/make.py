@@ -213,7 +213,9 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     add("--processes", type=positive, default=1, metavar="N", help="that train (default: 1)")
     args = parser.parse_args(given_words[:cut])
     args.train = given_words[cut + 1 :]
-    args.work = args.work or args.out.with_name(f"{args.out.name}-work")
+    if not (name := args.out.absolute().name):
+        parser.error(f"--out {args.out}: name a folder for the plug")
+    args.work = args.work or args.out.parent / f"{name}-work"
     args.name = args.name or args.llm.stem
     if len(set(args.tasks)) < len(args.tasks):
         parser.error("--tasks names a task twice")
@@ -247,18 +249,14 @@ def check(args: argparse.Namespace) -> None:
 def main(words: Sequence[str] | None = None) -> None:
     """The command line."""
     args = parse(words)
-    try:
-        with one_line_errors("export.make"):
-            check(args)
-            for each in steps(args):
-                run_step(each)
-            write_scores(args)
-            plug, model = shlex.quote(str(args.out)), shlex.quote(str(args.llm))
-            print(f"made {args.out}; try it:")
-            print(f'ppedge personalize --model {model} --plug {plug} --history notes.jsonl "…"')
-    except KeyboardInterrupt:
-        print("export.make: stopped; the same command goes on", file=sys.stderr)
-        raise SystemExit(130) from None
+    with one_line_errors("export.make", stopped="the same command goes on"):
+        check(args)
+        for each in steps(args):
+            run_step(each)
+        write_scores(args)
+        plug, model = shlex.quote(str(args.out)), shlex.quote(str(args.llm))
+        print(f"made {args.out}; try it:")
+        print(f'ppedge personalize --model {model} --plug {plug} --history notes.jsonl "…"')
 
 
 if __name__ == "__main__":

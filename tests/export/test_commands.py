@@ -37,6 +37,15 @@ def test_a_mistake_of_ours_keeps_its_traceback():
         raise KeyError("ours")
 
 
+def test_an_interrupt_is_told_in_one_line_where_there_is_something_to_say(capsys):
+    with pytest.raises(SystemExit) as caught, one_line_errors("export.x", stopped="all is there"):
+        raise KeyboardInterrupt
+    assert caught.value.code == 130
+    assert capsys.readouterr().err == "export.x: stopped; all is there\n"
+    with pytest.raises(KeyboardInterrupt), one_line_errors("export.x"):
+        raise KeyboardInterrupt
+
+
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
     path = tmp_path / "a.json"
     path.write_text("old")
