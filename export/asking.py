@@ -14,17 +14,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from export.answers import answer, answer_by_lora
 from export.data import choose, read_golds, task_name, with_swaps
-from export.methods import Asked, Bench, Method, check_plug, read_instruction
+from export.instruction import digest, read_instruction
+from export.methods import Asked, Bench, Method, check_plug
 from export.progress import Bar
 from export.records import Journal, Run
 from ppedge.closing import Closing
 from ppedge.defaults import find_model, find_plug
 from ppedge.llm import LLM
+from ppedge.personalizer import ensure_fits
 from ppedge.plug import Plug
+from ppedge.prompt import Soft
 
 if TYPE_CHECKING:
     from export.tuned_methods import TunedUser
@@ -40,7 +42,7 @@ class Setup(Closing):
         golds: gold answers by question id.
         plug: fits the model.
         llm: the model.
-        instruction: float32 [n, n_embd], or None.
+        instruction: a soft instruction, or None.
     """
 
     args: argparse.Namespace
@@ -48,7 +50,7 @@ class Setup(Closing):
     golds: dict[str, str]
     plug: Plug
     llm: LLM
-    instruction: NDArray[np.float32] | None
+    instruction: Soft | None
 
     def close(self) -> None:
         """Free the model."""
@@ -69,9 +71,7 @@ class Setup(Closing):
             "plug_sha256": self.plug.sha256,
             "llm": self.llm.path.name,
             "llm_embedding_sha256": self.llm.fingerprint.embedding_sha256,
-            "instruction_sha256": (
-                None if self.instruction is None else _sha256(self.instruction.tobytes())
-            ),
+            "instruction_sha256": None if self.instruction is None else digest(self.instruction),
             "limit": args.limit,
             "seed": args.seed,
             "decode": args.decode,
@@ -124,10 +124,10 @@ def open_setup(args: argparse.Namespace) -> Setup:
         check_plug(method, plug)
     llm = LLM(find_model(args.llm), n_ctx=args.context, n_threads=args.threads)
     try:
-        plug.check_model(llm.fingerprint, llm.path)
+        ensure_fits(plug, llm)
         instruction = None
         if args.instruction:
-            instruction = read_instruction(args.instruction, llm.n_embd)
+            instruction = read_instruction(args.instruction, llm.n_embd, llm.n_layer)
         return Setup(args, name, golds, plug, llm, instruction)
     except BaseException:
         llm.close()

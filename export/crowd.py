@@ -1,12 +1,13 @@
 """A control that was trained as the plug was and knows nobody: what it says of a crowd.
 
-    python -m export.crowd PLUG --data DATA --task 6 --out crowd6.npy
-    python -m export.evaluate … --methods instruction,persona --instruction crowd6.npy
+    python -m export.crowd PLUG --data DATA --task 6 --out crowd6.npz
+    python -m export.evaluate … --methods instruction,persona --instruction crowd6.npz
 
 One note each of many training users is pooled as if one person had written them all, from the
-prompts of other training users; the mean of the soft tokens is what the plug knows of the task
-without knowing anybody. It is a soft instruction with all of the plug's training in it, where one
-that is trained by itself (``--persona-tokens 0``) has its own run's alone.
+prompts of other training users; the mean of the soft tokens, and of the control vectors of a plug
+that has them, is what the plug knows of the task without knowing anybody. It is a soft instruction
+with all of the plug's training in it, where one that is trained by itself (``--persona-tokens 0``)
+has its own run's alone.
 """
 
 from __future__ import annotations
@@ -16,18 +17,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from export.commands import check_output, check_seed, one_line_errors, positive, replacing
 from export.data import Question, read_questions
-from export.persona_methods import NoteVectors, attend, soft_tokens
+from export.instruction import mean, write_instruction
+from export.persona_methods import NoteVectors, attend, project
 from ppedge.plug import Plug
+from ppedge.prompt import Soft
 
 
 def crowd(
     plug: Plug, questions: Sequence[Question], *, notes: int, prompts: int, seed: int
-) -> NDArray[np.float32]:
-    """The mean soft tokens, float32 [n_soft, n_embd], of one history that a crowd wrote.
+) -> Soft:
+    """The mean of what a plug says to one history that a crowd wrote.
 
     Args:
         plug: says them.
@@ -49,8 +51,7 @@ def crowd(
     written = [person.history[int(rng.integers(len(person.history)))] for person in people[:notes]]
     rows = NoteVectors(plug).rows(written)
     asked = (people[notes:] or people)[:prompts]
-    said = [soft_tokens(plug, attend(plug, each.input, rows)) for each in asked]
-    return np.mean(said, 0, dtype=np.float32)
+    return mean([project(plug, attend(plug, each.input, rows)) for each in asked])
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -64,7 +65,7 @@ def main(words: Sequence[str] | None = None) -> None:
     add("plug", type=Path, metavar="PLUG", help="folder or .zip")
     add("--data", type=Path, required=True, help="folder of LaMP_N_style folders")
     add("--task", type=int, required=True, choices=range(1, 8), metavar="TASK")
-    add("--out", type=Path, required=True, metavar="FILE", help="the .npy to write")
+    add("--out", type=Path, required=True, metavar="FILE", help="the .npz to write")
     add("--notes", type=positive, default=64, help="one of each of so many users (default: 64)")
     add("--prompts", type=positive, default=16, help="that soft tokens are averaged over")
     add("--seed", type=int, default=0, help="of users, notes and prompts (default: 0)")
@@ -74,10 +75,10 @@ def main(words: Sequence[str] | None = None) -> None:
     with one_line_errors("export.crowd"):
         plug = Plug(args.plug)
         questions = list(read_questions(args.data / f"LaMP_{args.task}_style", "train"))
-        rows = crowd(plug, questions, notes=args.notes, prompts=args.prompts, seed=args.seed)
-        with replacing(args.out, encoding=None) as file:  # np.save of a name would add .npy
-            np.save(file, rows)
-        print(f"float32 {list(rows.shape)}: {args.out}")
+        said = crowd(plug, questions, notes=args.notes, prompts=args.prompts, seed=args.seed)
+        with replacing(args.out, encoding=None) as file:
+            write_instruction(file, said)
+        print(f"float32 {list(said.vectors.shape)}: {args.out}")
 
 
 if __name__ == "__main__":

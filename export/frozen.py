@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,6 +102,7 @@ class FrozenLLM:
         model: the transformers model.
         tokenizer: its transformers tokenizer; ``tokens`` is what training and run time agree on.
         template: where prompt and soft tokens stand.
+        n_layer: layers of the model.
         table: [n_vocab, E] embedding rows, at the scale that the model's layers see.
         end: id of the token that closes an answer.
         device: where the model is.
@@ -133,6 +134,7 @@ class FrozenLLM:
         self.words = self.words or TransformersWords(self.tokenizer, str(llm))
         self.template = tuple(template)
         self.end = self.words.end
+        self.n_layer: int = self.model.config.get_text_config().num_hidden_layers
         self.embed = self.model.get_input_embeddings()
         weight = self.embed.weight
         # Gemma multiplies its rows on the way in; soft tokens come after that.
@@ -198,6 +200,7 @@ class FrozenLLM:
         soft: Tensor | None,
         tails: Sequence[Sequence[int]],
         answers: Sequence[Sequence[int]],
+        control: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Negative log-likelihood of answers after a head, soft tokens and a tail.
 
@@ -206,6 +209,8 @@ class FrozenLLM:
             soft: float32 [B, n_soft, E], or None for no soft tokens.
             tails: ids between the soft tokens and the answer, often none.
             answers: ids to be predicted, the end token last.
+            control: float32 [B, n_layer - 1, E], added to the output of each layer but the first,
+                from the first soft token on; None for no such.
 
         Returns:
             Summed nats [B] and token counts [B], both float32. Nothing but the answers' tokens
@@ -218,6 +223,7 @@ class FrozenLLM:
                 None if soft is None else soft[group],
                 [tails[i] for i in group],
                 [answers[i] for i in group],
+                None if control is None else control[group],
             )
             for group in groups
         ]
@@ -231,6 +237,7 @@ class FrozenLLM:
         soft: Tensor | None,
         tails: Sequence[Sequence[int]],
         answers: Sequence[Sequence[int]],
+        control: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         """``nll`` of answers that are run together, padded to the longest."""
         rows = [[*tail, *answer] for tail, answer in zip(tails, answers, strict=True)]
@@ -251,9 +258,10 @@ class FrozenLLM:
         # The state before a token predicts it.
         predicting = F.pad(scored, (lead, 0))[:, 1:]
         embedded = torch.cat(pieces, 1)
-        logits = self._continue(
-            head, embedded, F.pad(real, (lead, 0), value=True), F.pad(predicting, (0, 1))
-        )
+        with _steering(self.model, self.n_layer, control, head.last.shape[1]):
+            logits = self._continue(
+                head, embedded, F.pad(real, (lead, 0), value=True), F.pad(predicting, (0, 1))
+            )
         losses = F.cross_entropy(logits.float(), ids[scored], reduction="none")
         total = torch.zeros(scored.shape, device=self.device).masked_scatter(scored, losses).sum(1)
         return total, scored.sum(1).float()
@@ -314,6 +322,43 @@ def _selecting(output: torch.nn.Module, wanted: Tensor) -> Iterator[None]:
         yield
     finally:
         hook.remove()
+
+
+@contextmanager
+def _steering(
+    model: torch.nn.Module, n_layer: int, control: Tensor | None, start: int
+) -> Iterator[None]:
+    """Within it, what layers put out at positions from ``start`` on is moved by ``control``.
+
+    As llama.cpp does it: behind the whole layer, and never behind the first.
+    """
+    if control is None:
+        yield
+        return
+    lists = (each for each in model.modules() if isinstance(each, torch.nn.ModuleList))
+    layers = next(each for each in lists if len(each) == n_layer)
+
+    def moved(hidden: Tensor, vector: Tensor) -> Tensor:
+        added = vector[:, None].to(hidden.dtype).expand(-1, hidden.shape[1] - start, -1)
+        return hidden + F.pad(added, (0, 0, start, 0))
+
+    def hook(vector: Tensor) -> Callable[[torch.nn.Module, Any, Any], Any]:
+        def move(_: torch.nn.Module, __: Any, out: Any) -> Any:
+            return (
+                moved(out, vector) if isinstance(out, Tensor) else (moved(out[0], vector), *out[1:])
+            )
+
+        return move
+
+    hooks = [
+        layer.register_forward_hook(hook(control[:, place]))
+        for place, layer in enumerate(list(layers)[1:])
+    ]
+    try:
+        yield
+    finally:
+        for each in hooks:
+            each.remove()
 
 
 def _load(llm: Path | str, dtype: torch.dtype) -> tuple[PreTrainedTokenizerBase, Any]:

@@ -37,6 +37,7 @@ from ppedge.manifest import (
     MAX_LITERAL_NOTES,
     Manifest,
 )
+from ppedge.personalizer import ensure_fits
 from ppedge.plug import Plug
 
 N_ORDERS = 4
@@ -244,7 +245,7 @@ def run(args: argparse.Namespace) -> tuple[LiteralSpec, list[Gain]]:
         LLM(find_model(args.llm), n_ctx=args.context, n_threads=args.threads) as llm,
         Bar(len(asked)) as bar,
     ):
-        plug.check_model(llm.fingerprint, llm.path)
+        ensure_fits(plug, llm)
         places = gather(Bench(llm, plug, seed=args.seed), asked, args.orders, bar)
     rows = gains(places, args.orders, args.seed, args.caution)
     gates = cautious(fit(places["own"], args.orders), args.caution)

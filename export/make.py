@@ -80,7 +80,7 @@ def steps(args: argparse.Namespace) -> Iterator[Step]:
                done=manifest.literal is not None)  # fmt: skip
     asked = "scores" in manifest.about
     for task in args.tasks:
-        crowd, folder = work / f"crowd{task}.npy", args.data / f"LaMP_{task}_style"
+        crowd, folder = work / f"crowd{task}.npz", args.data / f"LaMP_{task}_style"
         yield step("-m", "export.crowd", out, *data, "--task", task, "--out", crowd,
                    done=asked or crowd.exists())  # fmt: skip
         yield step("-m", "export.evaluate", "--plug", out, *llm, *limit,

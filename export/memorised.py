@@ -33,6 +33,7 @@ from export.plain import prompts
 from export.progress import Bar
 from ppedge.defaults import find_model, find_plug
 from ppedge.llm import LLM
+from ppedge.personalizer import ensure_fits
 from ppedge.plug import Plug
 from ppedge.sampling import Sampling
 
@@ -137,7 +138,7 @@ def main(words: Sequence[str] | None = None) -> None:
             LLM(find_model(args.llm), n_ctx=4096, n_threads=args.threads) as llm,
             Bar(len(asked)) as bar,
         ):
-            plug.check_model(llm.fingerprint, llm.path)
+            ensure_fits(plug, llm)
             sampled = list(sample(Bench(llm, plug), asked, args.words, args.seed, bar))
         found = search(sampled, training_texts(args.data, args.tasks), args.words)
         told = [

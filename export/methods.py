@@ -1,7 +1,7 @@
 """The methods that an evaluation compares: which prompt and which soft tokens each one makes.
 
     method = parse_method("instruction+bm25-4")
-    bench = Bench(llm, plug, instruction=np.load("instruction.npy"), seed=0)
+    bench = Bench(llm, plug, instruction=read_instruction(...), seed=0)
     bench.warm(method, asked)                  # what a person's machine has stored beforehand
     composed = bench.compose(method, asked)    # timed: retrieval, encoding, pooling, projection
     llm.score(composed.segments, ...)
@@ -15,11 +15,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
-
-import numpy as np
-from numpy.typing import NDArray
 
 from export.baselines import (
     BUDGET,
@@ -30,14 +26,14 @@ from export.baselines import (
     rank_recency,
 )
 from export.data import Question
-from export.persona_methods import ABLATIONS, NoteVectors, attend, memory, shuffled, soft_tokens
+from export.persona_methods import ABLATIONS, NoteVectors, attend, memory, project, shuffled
 from export.tasks import task_of
 from ppedge.guidance import MAX_STRENGTH
 from ppedge.history import Note
 from ppedge.literal import LiteralMemory
 from ppedge.llm import LLM, Mix
 from ppedge.plug import Plug
-from ppedge.prompt import Segment, render
+from ppedge.prompt import Segment, Soft, render
 
 if TYPE_CHECKING:
     from export.tuned_methods import TunedUser
@@ -160,7 +156,7 @@ class Bench:
     Args:
         llm: answers.
         plug: made for it.
-        instruction: trained soft instruction, float32 [n, n_embd], for the methods that use it.
+        instruction: trained soft instruction, for the methods that use it.
         tuned: tunes soft tokens to a user, for the methods that use it.
         seed: of what is shuffled.
     """
@@ -170,7 +166,7 @@ class Bench:
         llm: LLM,
         plug: Plug,
         *,
-        instruction: NDArray[np.float32] | None = None,
+        instruction: Soft | None = None,
         tuned: TunedUser | None = None,
         seed: int = 0,
     ) -> None:
@@ -237,20 +233,18 @@ class Bench:
 
     # --- soft tokens and memory ----------------------------------------------------------------
 
-    def _heard(
-        self, method: Method, asked: Asked
-    ) -> tuple[NDArray[np.float32] | None, LiteralMemory | None]:
+    def _heard(self, method: Method, asked: Asked) -> tuple[Soft | None, LiteralMemory | None]:
         """What the history says: soft tokens and wording, as far as the method has them."""
         notes, plug = self.history(method, asked), self.plug
         ablation = method.soft if method.soft in ABLATIONS else ""
         pooled = attend(plug, asked.question.input, self._vectors.rows(notes), ablation)
-        soft = soft_tokens(plug, pooled, ablation) if method.soft else None
+        soft = project(plug, pooled, ablation) if method.soft else None
         if not method.remembers or plug.manifest.literal is None:
             return soft, None
         assert pooled.weights is not None  # `attend` always asks for them.
         return soft, memory(self.llm, plug, notes, pooled.weights)
 
-    def _soft(self, method: Method, asked: Asked) -> NDArray[np.float32] | None:
+    def _soft(self, method: Method, asked: Asked) -> Soft | None:
         """What does not hang on attention to a history."""
         if method.soft == "instruction":
             return self._instruction
@@ -266,7 +260,7 @@ class Bench:
             return 0
         if method.needs_instruction:
             assert self._instruction is not None  # The command asks for it.
-            return len(self._instruction)
+            return len(self._instruction.vectors)
         if method.soft == "persona-noinstruction":
             return projector.n_soft - projector.n_instruction
         return projector.n_soft
@@ -345,35 +339,3 @@ def check_plug(method: Method, plug: Plug) -> None:
             f"{method.name}: plug {manifest.name} has no literal memory "
             "(python -m export.literal fits one); leave the method out"
         )
-
-
-def read_instruction(path: Path, n_embd: int) -> NDArray[np.float32]:
-    """A trained soft instruction, float32 [n, n_embd].
-
-    Raises:
-        OSError: the file cannot be read.
-        ValueError: it is no such array; one line that says how.
-    """
-    try:
-        rows = np.load(path, allow_pickle=False)
-    except ValueError as error:  # a pickle, or no array at all
-        raise ValueError(f"{path}: not an array that numpy saved: {error}") from None
-    if not isinstance(rows, np.ndarray):  # the archive that an .npz is
-        raise ValueError(f"{path}: an archive of arrays; give the instruction.npy of a training")
-    return checked_instruction(rows, n_embd, str(path))
-
-
-def checked_instruction(rows: NDArray[np.float32], n_embd: int, where: str) -> NDArray[np.float32]:
-    """Refuse soft instructions that do not fit the model.
-
-    Raises:
-        ValueError: one line that says how.
-    """
-    if rows.dtype != np.float32 or rows.ndim != 2 or not len(rows) or rows.shape[1] != n_embd:
-        raise ValueError(
-            f"{where}: a soft instruction for this model is float32 [n, {n_embd}], not "
-            f"{rows.dtype} {list(rows.shape)}"
-        )
-    if not np.isfinite(rows).all():
-        raise ValueError(f"{where}: holds a number that is not finite")
-    return rows

@@ -14,9 +14,10 @@ The paper's form, which ``PlugConfig.paper`` selects:
 The weights sum to one, so the last Linear of Proj commutes with the sum: the value of a note is
 GELU(W1 h + b1), and W2 . + b2 is applied once, to the pooled value.
 
-Departures, each a field of ``PlugConfig``, all but ``recency`` on by default:
+Departures, each a field of ``PlugConfig``, all on by default but ``recency`` and ``d_control``:
 
     w_i = softmax_i(scale * q . k_i - softplus(b) * log1p(notes after note i))
+    c_l = U_l D P + u_l, added to the output of every layer l but the first, from I on
     q = unit(W_q x),  k_i = unit(W_k h_i),  values of another text of the note than keys,
     a null note in the pool, more rows of I and P, I and P after the prompt.
 """
@@ -51,6 +52,8 @@ class PlugConfig:
     n_instruction: int = 2  # rows of the instruction embedding I
     n_persona: int = 6  # rows of the persona P (the paper has 1); 0: the instruction alone
     d_style: int = 0  # channels of the byte-level style encoder, 0 for none
+    d_control: int = 0  # numbers that a control vector is made of, 0 for none
+    n_control: int = 0  # layers that it is added to: all of the LLM's but the first
     initial_scale: float = 8.0  # of the attention scores (the paper has 1)
     learn_scale: bool = True
     null_note: bool = True  # False: it stands in for an empty history only
@@ -76,6 +79,11 @@ class PlugConfig:
             raise ValueError(
                 f"{self.n_instruction} instruction and {self.n_persona} persona rows: "
                 "neither may be negative, and there must be one at least"
+            )
+        if (self.d_control > 0) != (self.n_control > 0) or (self.d_control and not self.n_persona):
+            raise ValueError(
+                f"a control vector of {self.d_control} numbers for {self.n_control} layers and "
+                f"{self.n_persona} persona rows: it wants some of each"
             )
         if not self.initial_scale > 0:
             raise ValueError(f"the attention scale must be above 0, not {self.initial_scale}")
@@ -168,8 +176,14 @@ class PersonaPlug(nn.Module):
         with warnings.catch_warnings():  # Without a persona there is nothing to initialise.
             warnings.filterwarnings("ignore", "Initializing zero-element tensors")
             self.project = nn.Linear(c.d_value, c.n_persona * c.n_embd)
+        if c.d_control:
+            self.control_down = nn.Linear(c.d_value, c.d_control, bias=False)
+            self.control_up = nn.Linear(c.d_control, c.n_control * c.n_embd)
         self.query_encoder = self._query_encoder(query_encoder)
         with torch.no_grad():
+            if c.d_control:  # It begins as nothing, so that a trained plug may grow one.
+                nn.init.zeros_(self.control_up.weight)
+                nn.init.zeros_(self.control_up.bias)
             for head in (self.key_head, self.query_head):
                 if head is not None:
                     nn.init.eye_(head.weight)
@@ -244,3 +258,10 @@ class PersonaPlug(nn.Module):
             return instruction
         persona = self.project(pooled).unflatten(-1, (self.config.n_persona, self.config.n_embd))
         return torch.cat([instruction, persona], 1)
+
+    def control(self, pooled: Tensor) -> Tensor | None:
+        """Pooled values [B, V] -> control vectors [B, n_control, E]; None if the plug has none."""
+        if not self.config.d_control:
+            return None
+        whole: Tensor = self.control_up(self.control_down(pooled))
+        return whole.unflatten(-1, (self.config.n_control, self.config.n_embd))

@@ -77,14 +77,16 @@ class QueryGraph(nn.Module):
 
 
 class ProjectorGraph(nn.Module):
-    """pooled [d_value] -> soft [n_soft, n_embd]."""
+    """pooled [d_value] -> soft [n_soft, n_embd], and any control vector [n_control, n_embd]."""
 
     def __init__(self, plug: PersonaPlug) -> None:
         super().__init__()
         self.plug = plug
+        self.gives = ["soft", "control"] if plug.config.d_control else ["soft"]
 
-    def forward(self, pooled: Tensor) -> Tensor:
-        return self.plug.soft_tokens(pooled[None])[0]
+    def forward(self, pooled: Tensor) -> tuple[Tensor, ...]:
+        soft, control = self.plug.soft_tokens(pooled[None])[0], self.plug.control(pooled[None])
+        return (soft,) if control is None else (soft, control[0])
 
 
 @dataclass
@@ -135,7 +137,8 @@ class Graphs:
         key, value, *query = self.notes(*inputs)
         if self.queries is not None:
             query = [self.queries(inputs[0])]
-        return key.numpy(), value.numpy(), query[0].numpy(), self.projector(value).numpy()
+        said = self.projector(value)
+        return tuple(each.numpy() for each in (key, value, query[0], *said))
 
 
 def load_plug(path: Path) -> tuple[PersonaPlug, dict[str, Any]]:
@@ -223,7 +226,8 @@ def write_graphs(graphs: Graphs, folder: Path) -> None:
         path = folder / QUERY_ENCODER
         write_graph(graphs.queries, inputs[:1], path, ["ids"], ["query"], only_ids)
     pooled = torch.zeros(graphs.plug.config.d_value)
-    write_graph(graphs.projector, (pooled,), folder / PROJECTOR, ["pooled"], ["soft"])
+    path = folder / PROJECTOR
+    write_graph(graphs.projector, (pooled,), path, ["pooled"], graphs.projector.gives)
 
 
 def describe(
@@ -250,7 +254,10 @@ def describe(
         attention_scale=float(plug.scale),
         recency=float(plug.recency),
         projector=ProjectorSpec(
-            PROJECTOR, config.n_instruction + config.n_persona, config.n_instruction
+            PROJECTOR,
+            config.n_instruction + config.n_persona,
+            config.n_instruction,
+            config.n_control,
         ),
         template=template,
         **texts,

@@ -22,7 +22,7 @@ from ppedge.literal import LiteralMemory, Wording
 from ppedge.llm import LLM
 from ppedge.plug import Plug
 from ppedge.pooling import Pooled, pool
-from ppedge.prompt import note_text
+from ppedge.prompt import Soft, note_text
 from ppedge.score_bias import with_plug
 
 TOP = 4  # notes that the paper's top-k ablation pools
@@ -125,19 +125,19 @@ def attend(plug: Plug, prompt: str, rows: Rows, ablation: str = "") -> Pooled:
     return pool(query, rows.keys, rows.values, scale=scale, bias=bias, weights=True)
 
 
-def soft_tokens(plug: Plug, pooled: Pooled, ablation: str = "") -> NDArray[np.float32]:
+def project(plug: Plug, pooled: Pooled, ablation: str = "") -> Soft:
     """What a pooled history says.
 
     Returns:
-        float32 [n_soft, n_embd]; for "persona-noinstruction" without the first
-        ``n_instruction`` rows, which are the same for everybody.
+        As ``Plug.project``; for "persona-noinstruction" without the first ``n_instruction`` soft
+        tokens, which are the same for everybody.
 
     Raises:
         PlugError: the plug's graph fails.
     """
-    soft = plug.soft_tokens(pooled.value)
+    soft = plug.project(pooled.value)
     first = plug.manifest.projector.n_instruction if ablation == "persona-noinstruction" else 0
-    return soft[first:]
+    return replace(soft, vectors=soft.vectors[first:])
 
 
 def memory(

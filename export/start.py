@@ -4,7 +4,8 @@
 
 A plug's graphs hold every trained number as it was; only the optimizer's state is lost. A plug
 with fewer persona rows may grow: the rows that it lacks begin as those of a new plug do, and stand
-before its own, where they disturb it least.
+before its own, where they disturb it least. One without a control vector may grow one, which begins
+as nothing.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from ppedge.errors import PpedgeError
 from ppedge.plug import Plug
 
 _OF_GRAPH = "plug."  # what its graphs call the trained part
+_CONTROL = "control_"
 
 
 def read_weights(folder: Path, plug: PersonaPlug) -> dict[str, Tensor]:
@@ -29,7 +31,8 @@ def read_weights(folder: Path, plug: PersonaPlug) -> dict[str, Tensor]:
 
     Args:
         folder: an unpacked plug.
-        plug: for the same model and of the same form, or with more persona rows.
+        plug: for the same model and of the same form, or with what it lacks of persona rows and
+            control vector.
 
     Raises:
         ValueError: there is no such plug, or its form is another.
@@ -53,13 +56,15 @@ def read_weights(folder: Path, plug: PersonaPlug) -> dict[str, Tensor]:
         torch.from_numpy(part.copy()) for part in np.split(null, [manifest.encoder.d_key])
     )
     # The instruction's rows are constants of the projector, whose names an exporter makes up.
-    rows = shipped.soft_tokens(np.zeros(manifest.encoder.d_value, np.float32))
+    rows = shipped.project(np.zeros(manifest.encoder.d_value, np.float32)).vectors
     found["instruction"] = torch.from_numpy(rows[: manifest.projector.n_instruction].copy())
     found["log_scale"] = torch.tensor(manifest.attention_scale).log()
     if plug.recency_bias is not None:
         found["recency_bias"] = torch.tensor(max(manifest.recency, 1e-6)).expm1().log()
     for name in ("project.weight", "project.bias"):
         found[name] = _grown(found[name], plug.state_dict()[name])
+    if not any(name.startswith(_CONTROL) for name in found):
+        found |= {n: new for n, new in plug.state_dict().items() if n.startswith(_CONTROL)}
     wanted = {name: tuple(tensor.shape) for name, tensor in plug.state_dict().items()}
     for name in sorted({*wanted, *found}):
         had = tuple(found[name].shape) if name in found else "not there"

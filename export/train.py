@@ -111,11 +111,13 @@ def open_template(args: argparse.Namespace) -> tuple[Part, ...]:
     return place_soft(parts, place or "after")
 
 
-def plug_config(args: argparse.Namespace, n_embd: int, encoder: TextEncoder) -> PlugConfig:
+def plug_config(args: argparse.Namespace, llm: FrozenLLM, encoder: TextEncoder) -> PlugConfig:
     """The plug that the options ask for: the paper's form or the default one, then overrides."""
-    width = encoder.width
+    width, n_embd = encoder.width, llm.table.shape[1]
     given = {f.name: getattr(args, f.name, None) for f in fields(PlugConfig)}
     given = {name: value for name, value in given.items() if value is not None}
+    if given.get("d_control"):
+        given["n_control"] = llm.n_layer - 1
     if args.paper:
         config = PlugConfig.paper(n_embd, width, **given)
     else:
@@ -145,7 +147,7 @@ def open_run(args: argparse.Namespace) -> Run:
     dtype = getattr(torch, args.dtype)
     llm = FrozenLLM(args.llm, template, dtype, world.device)
     features = Features(folder, args.features, world.device, dtype)
-    config = plug_config(args, llm.table.shape[1], features.encoder)
+    config = plug_config(args, llm, features.encoder)
     config = replace(config, soft=soft_place(template))
     own_encoder = config.query_encoder == "separate"
     plug = PersonaPlug(

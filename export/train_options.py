@@ -51,6 +51,13 @@ def add_plug_options(parser: argparse.ArgumentParser) -> dict[str, str]:
             "--style", dest="d_style", type=int, metavar="N", help="width of the byte-level channel"
         ),
         add(
+            "--control",
+            dest="d_control",
+            type=int,
+            metavar="N",
+            help="numbers that a control vector for every layer is made of; 0: none",
+        ),
+        add(
             "--value-width", dest="d_value", type=int, metavar="N", help="of a note's cached value"
         ),
         add(

@@ -39,6 +39,14 @@ class Contrast:
         return self.weight > 0 and step >= self.first_step
 
 
+@dataclass(frozen=True)
+class Conditioning:
+    """What the plug says to a batch of prompts."""
+
+    soft: Tensor  # float32 [B, n_soft, E]
+    control: Tensor | None = None  # float32 [B, n_control, E]
+
+
 class Trainer:
     """What passes between the plug, the frozen LLM and the frozen encoder."""
 
@@ -51,11 +59,18 @@ class Trainer:
             return self.plug.query(self.features.vectors_of(prompts))
         return self.plug.encode_query(*self.features.tokens_of(prompts))
 
-    def soft_tokens(self, prompts: Sequence[str], histories: Sequence[Sequence[Note]]) -> Tensor:
-        """Soft tokens [B, n_soft, E] of each prompt over its own history, oldest note first."""
+    def condition(
+        self, prompts: Sequence[str], histories: Sequence[Sequence[Note]]
+    ) -> Conditioning:
+        """What the plug says to each prompt over its own history, oldest note first."""
+        pooled = self.pooled(prompts, histories)
+        return Conditioning(self.plug.soft_tokens(pooled), self.plug.control(pooled))
+
+    def pooled(self, prompts: Sequence[str], histories: Sequence[Sequence[Note]]) -> Tensor:
+        """Pooled values [B, V] of each prompt over its own history."""
         config, device = self.plug.config, self.features.device
         if not config.n_persona:
-            return self.plug.soft_tokens(torch.zeros(len(prompts), config.d_value, device=device))
+            return torch.zeros(len(prompts), config.d_value, device=device)
         # Each distinct note is encoded once, then spread to the examples that hold it.
         notes = list(dict.fromkeys(note for history in histories for note in history))
         row = {note: i for i, note in enumerate(notes)}
@@ -75,15 +90,15 @@ class Trainer:
             spelt = (each.to(device) for each in byte_rows(texts)) if config.d_style else ()
             values = self.plug.value(self.features.vectors_of(texts), *spelt)
         index, mask = index.to(device), mask.to(device)
-        return self.plug.soft_tokens(self.plug.pool(query, keys[index], values[index], mask))
+        return self.plug.pool(query, keys[index], values[index], mask)
 
     def nll(
         self,
         questions: Sequence[Question],
-        variants: Sequence[Tensor | None],
+        variants: Sequence[Conditioning | None],
         room: Sequence[int] | None,
     ) -> list[tuple[Tensor, Tensor]]:
-        """Nats and token counts [B] of the answers, for each variant of the soft tokens.
+        """Nats and token counts [B] of the answers, for each variant of the conditioning.
 
         Each prompt is cut at its ``room``, in LLM tokens.
         """
@@ -99,7 +114,12 @@ class Trainer:
         ]
         head = self.llm.run_heads([before for before, _ in sides])
         tails = [after for _, after in sides]
-        return [self.llm.nll(head, soft, tails, answers) for soft in variants]
+        return [
+            self.llm.nll(head, said.soft, tails, answers, said.control)
+            if said
+            else self.llm.nll(head, None, tails, answers)
+            for said in variants
+        ]
 
     def loss(
         self, batch: Batch, world: World | None = None, term: Contrast | None = None
@@ -118,10 +138,10 @@ class Trainer:
             A part with gradients: the sum over the processes is the loss.
         """
         prompts = [q.input for q in batch.questions]
-        variants: list[Tensor | None] = [self.soft_tokens(prompts, batch.histories)]
+        variants: list[Conditioning | None] = [self.condition(prompts, batch.histories)]
         rivalled = torch.tensor([rival is not None for rival in batch.rivals], dtype=torch.bool)
         if term is not None and rivalled.any():
-            variants.append(self.soft_tokens(prompts, [rival or () for rival in batch.rivals]))
+            variants.append(self.condition(prompts, [rival or () for rival in batch.rivals]))
         read = batch.prompts or prompts
         asked = [replace(q, input=text) for q, text in zip(batch.questions, read, strict=True)]
         # What notes add is not to push out what is asked.
@@ -153,9 +173,9 @@ class Trainer:
             part = [questions[i] for i in chosen]
             prompts = [q.input for q in part]
             variants = [
-                self.soft_tokens(prompts, [q.history for q in part]),
-                self.soft_tokens(prompts, [swapped[i] for i in chosen]),
-                self.soft_tokens(prompts, [() for _ in part]),
+                self.condition(prompts, [q.history for q in part]),
+                self.condition(prompts, [swapped[i] for i in chosen]),
+                self.condition(prompts, [() for _ in part]),
                 None,
             ]
             scored = self.nll(part, variants, None)

@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from export.data import Question
 from export.frozen import FrozenLLM
@@ -16,7 +14,7 @@ from export.lora import UserLora
 from export.tuning import fit_soft
 from ppedge.closing import Closing
 from ppedge.history import Note
-from ppedge.prompt import Part
+from ppedge.prompt import Part, Soft
 
 
 class TunedUser(Closing):
@@ -28,8 +26,8 @@ class TunedUser(Closing):
         path: the GGUF.
         template: the plug's.
         n_soft: as many soft tokens as a persona of the plug has.
-        instruction: float32 [n, n_embd], what "instruction+usertuned" starts from; it then has
-            as many soft tokens as that.
+        instruction: what "instruction+usertuned" starts from; it then has as many soft tokens,
+            and keeps the control vector, if any, as it is.
         seed: of starts and of the order of notes.
         n_threads: CPU threads; None leaves torch's own choice.
     """
@@ -39,7 +37,7 @@ class TunedUser(Closing):
         path: Path,
         template: Sequence[Part],
         n_soft: int,
-        instruction: NDArray[np.float32] | None,
+        instruction: Soft | None,
         *,
         seed: int,
         n_threads: int | None,
@@ -47,7 +45,7 @@ class TunedUser(Closing):
         self._path, self._template = path, template
         self._n_soft, self._instruction = n_soft, instruction
         self._seed, self._n_threads = seed, n_threads
-        self._soft: dict[str, NDArray[np.float32]] = {}
+        self._soft: dict[str, Soft] = {}
         self._soft_whose: tuple[Note, ...] | None = None
         self._lora_whose: tuple[Note, ...] | None = None
 
@@ -61,8 +59,8 @@ class TunedUser(Closing):
     def _lora(self) -> UserLora:
         return UserLora(self._llm, seed=self._seed)
 
-    def soft(self, method: str, question: Question) -> NDArray[np.float32]:
-        """The user's soft tokens, float32 [n, n_embd].
+    def soft(self, method: str, question: Question) -> Soft:
+        """The user's soft tokens.
 
         Args:
             method: "usertuned" or "instruction+usertuned".
@@ -76,9 +74,9 @@ class TunedUser(Closing):
         if method not in self._soft:
             self.close()  # Soft tokens are tuned for the model as it is, without adapters.
             start = self._instruction if method == "instruction+usertuned" else None
-            n_soft = self._n_soft if start is None else len(start)
+            n_soft = self._n_soft if start is None else len(start.vectors)
             tuned = fit_soft(self._llm, question, n_soft, start=start, seed=self._seed)
-            self._soft[method] = tuned.soft
+            self._soft[method] = Soft(tuned.soft, start.control if start else None)
         return self._soft[method]
 
     def lora(self, question: Question) -> UserLora:

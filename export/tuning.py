@@ -23,6 +23,7 @@ from torch import Tensor
 from export.data import Question
 from export.examples import leave_one_out
 from export.frozen import FrozenLLM, Head
+from ppedge.prompt import Soft
 
 STEPS = 60  # at most; the held-out notes say when to stop
 # Tried on three train users: of 3e-3, 1e-2 and 3e-2 it was best for two with short histories (task
@@ -184,7 +185,7 @@ def fit_soft(
     question: Question,
     n_soft: int,
     *,
-    start: NDArray[np.float32] | None = None,
+    start: Soft | None = None,
     steps: int = STEPS,
     lr: float = RATE,
     seed: int = 0,
@@ -195,8 +196,9 @@ def fit_soft(
         llm: the frozen model; nothing of it changes.
         question: whose history, and of which task.
         n_soft: how many soft tokens.
-        start: float32 [n_soft, n_embd] to start from, such as a trained instruction; None draws
-            embedding rows of ordinary tokens by ``seed``, which know nobody.
+        start: n_soft soft tokens to start from, such as a trained instruction, whose control
+            vector steers all along; None draws embedding rows of ordinary tokens by ``seed``,
+            which know nobody.
         steps: at most.
         lr: AdamW's learning rate.
         seed: of the start and of the order of batches.
@@ -209,6 +211,8 @@ def fit_soft(
     """
     tuned_on, held_out = split(history_pairs(llm, question))
     soft = _start(llm, n_soft, start, seed).requires_grad_(True)
+    steering = start.control if start else None
+    control = None if steering is None else torch.from_numpy(steering).to(llm.device)
 
     def prepared(pairs: Sequence[Pair]) -> list[tuple[Head, list[Pair]]]:
         # What stands before the soft tokens does not depend on them: it is run once.
@@ -217,7 +221,13 @@ def fit_soft(
     def nll(batch: tuple[Head, list[Pair]]) -> tuple[Tensor, Tensor]:
         head, pairs = batch
         rows = soft.expand(len(pairs), -1, -1)
-        return llm.nll(head, rows, [p.after for p in pairs], [p.answer for p in pairs])
+        return llm.nll(
+            head,
+            rows,
+            [p.after for p in pairs],
+            [p.answer for p in pairs],
+            None if control is None else control.expand(len(pairs), -1, -1),
+        )
 
     step, curve = descend(
         [soft], prepared(tuned_on), prepared(held_out), nll, steps=steps, rate=lr, seed=seed
@@ -225,13 +235,14 @@ def fit_soft(
     return Tuned(soft.detach().cpu().numpy().copy(), step, curve)
 
 
-def _start(llm: FrozenLLM, n_soft: int, start: NDArray[np.float32] | None, seed: int) -> Tensor:
+def _start(llm: FrozenLLM, n_soft: int, start: Soft | None, seed: int) -> Tensor:
     n_embd = llm.table.shape[1]
     if start is None:
         special = set(llm.tokenizer.all_special_ids)
         ordinary = [i for i in range(llm.table.shape[0]) if i not in special]
         drawn = np.random.default_rng(seed).choice(ordinary, n_soft, replace=False)
         return llm.table[torch.from_numpy(drawn).to(llm.device)].float()
-    if start.shape != (n_soft, n_embd):
-        raise ValueError(f"start must be [{n_soft}, {n_embd}], not {list(start.shape)}")
-    return torch.from_numpy(start.astype(np.float32)).to(llm.device)
+    rows = start.vectors
+    if rows.shape != (n_soft, n_embd):
+        raise ValueError(f"start must be [{n_soft}, {n_embd}], not {list(rows.shape)}")
+    return torch.from_numpy(rows.astype(np.float32)).to(llm.device)

@@ -1,7 +1,8 @@
 """What a model's context holds, and how it comes to hold something else with the least work.
 
 The state is two lists of rows: what the encoder read (empty without one), and the positions of
-the decoder. ``settle`` moves from what is held to what is wanted, keeping the common beginning.
+the decoder, with the control vector that steers the last of them. ``settle`` moves from what is
+held to what is wanted, keeping the common beginning.
 """
 
 from __future__ import annotations
@@ -32,11 +33,25 @@ _PROBE_SAMPLE: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
+class Control:
+    """A control vector at work.
+
+    Attributes:
+        start: the position from which it steers.
+        layers: float32 [n_layer - 1, n_embd].
+    """
+
+    start: int
+    layers: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Prompt:
     """What an encoder is to read (nothing without one), and what the decoder is to hold."""
 
     encoder: list[Row]
     decoder: list[Row]
+    control: Control | None = None
 
     def __len__(self) -> int:
         return len(self.encoder or self.decoder)
@@ -63,6 +78,8 @@ class Context:
         self._gguf = gguf
         self._encoded: list[Row] = []
         self._held: list[Row] = []
+        # What the positions from its start on are, and will be, read with.
+        self._control: Control | None = None
         # Whether llama.cpp's logits are those after the last held position.
         self._fresh = False
         self.scale: float = beside.scale if beside else self._probe_scale()
@@ -71,7 +88,15 @@ class Context:
         """Return how many of the prompt's positions need no work any more."""
         if prompt.encoder:
             return len(prompt.encoder) if prompt.encoder == self._encoded else 0
-        return _common(self._held, prompt.decoder)
+        return self._count_common(prompt)
+
+    def _count_common(self, prompt: Prompt) -> int:
+        """Return how many of the held positions are the prompt's, steered alike."""
+        common = _common(self._held, prompt.decoder)
+        if prompt.control == self._control:
+            return common
+        steered = (each.start for each in (prompt.control, self._control) if each)
+        return min(common, *steered)
 
     def settle(self, prompt: Prompt, cancel: Cancel) -> None:
         """Hold exactly ``prompt``, with the logits after its last position at hand.
@@ -86,10 +111,11 @@ class Context:
             raise Aborted
         if prompt.encoder != self._encoded:
             self._encode(prompt.encoder)
-        if self._fresh and prompt.decoder == self._held:
+        common = self._count_common(prompt)
+        if self._fresh and common == len(prompt.decoder) == len(self._held):
             return
-        keep = min(_common(self._held, prompt.decoder), len(prompt.decoder) - 1)
-        self._truncate(keep)
+        self._truncate(min(common, len(prompt.decoder) - 1))
+        self._control = prompt.control
         self._decode(prompt.decoder[len(self._held) :])
 
     def forget(self) -> None:
@@ -97,6 +123,26 @@ class Context:
         self._model.ensure_open()
         self._session.clear()
         self._held, self._encoded, self._fresh = [], [], False
+        self._control = None
+
+    def ensure_steerable(self) -> None:
+        """Try a control vector; forgets what is held.
+
+        Raises:
+            ModelError: it changes nothing, as with architectures that llama.cpp does not steer.
+        """
+        self.forget()
+        token, shape = self._probe_token(), (self._model.n_layer - 1, self._model.n_embd)
+        self._session.steer(None)
+        bare = self._probe(token)
+        self._session.steer(np.ones(shape, np.float32).tobytes())
+        steered = self._probe(token)
+        self.forget()
+        if np.array_equal(steered, bare):
+            raise ModelError(
+                f"{self._gguf.path}: llama.cpp does not steer models of architecture "
+                f"{self._gguf.architecture!r} by control vectors, and this plug has one"
+            )
 
     def logits(self) -> NDArray[np.float32]:
         """Return a copy of the logits after the settled prompt, float32 [n_vocab]."""
@@ -163,6 +209,7 @@ class Context:
                 yield Branches(session, at, width, session.logits().copy())
             else:
                 session.take(self._session)
+                session.steer(prompt.control.layers if prompt.control else None)
                 yield Branches(session, at, width, self.logits())
 
     def _branch_room(self, cells: int) -> int:
@@ -217,9 +264,13 @@ class Context:
         """Append ``rows``; the last ``outputs`` of their last chunk get logits."""
         end = len(self._held) + len(rows)
         self._fresh = False
-        for chunk in _chunks(rows, self._session.n_batch):
+        control, n_batch = self._control, self._session.n_batch
+        n_free = max(0, control.start - len(self._held)) if control else len(rows)
+        for chunk in (*_chunks(rows[:n_free], n_batch), *_chunks(rows[n_free:], n_batch)):
             at = len(self._held)
+            steering = control is not None and at >= control.start
             try:
+                self._session.steer(control.layers if control and steering else None)
                 self._submit(chunk, at, outputs if at + len(chunk) == end else 0)
             except BaseException:
                 # A failed batch may have left some of its positions behind.

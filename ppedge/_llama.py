@@ -41,6 +41,7 @@ class Model:
         session: what all calls but a beam search decode in.
         cancel: ends the decode in progress.
         n_vocab, n_embd: sizes of the token embedding matrix.
+        n_layer: layers of the model.
         row_width: numbers in a row of embedding input.
         has_encoder: whether prompts go to an encoder.
         decoder_start: the token that the decoder behind an encoder begins with.
@@ -85,6 +86,7 @@ class Model:
         self._vocab = C.llama_model_get_vocab(self.pointer)
         self.n_vocab = int(C.llama_vocab_n_tokens(self._vocab))
         self.n_embd = int(C.llama_model_n_embd(self.pointer))
+        self.n_layer = int(C.llama_model_n_layer(self.pointer))
         wide = getattr(C, "llama_model_n_embd_inp", C.llama_model_n_embd)
         self.row_width = int(wide(self.pointer))
         self.has_encoder = bool(C.llama_model_has_encoder(self.pointer))

@@ -62,6 +62,7 @@ class Session:
         self.n_ctx = min(n_ctx, int(C.llama_n_ctx(self.pointer)))
         self.n_batch = min(n_batch, int(C.llama_n_batch(self.pointer)))
         self._memory = C.llama_get_memory(self.pointer)
+        self._steered: bytes | None = None
 
     def close(self) -> None:
         """Free the context; safe to call twice."""
@@ -74,6 +75,30 @@ class Session:
         # llama.cpp keeps its bare address.
         self._model.cancel = self._cancel = cancel
         C.llama_set_abort_callback(self.pointer, abort_when_set, cancel.address)
+
+    def steer(self, layers: bytes | None) -> None:
+        """Add a control vector to what the layers put out in the decodes that follow, or nothing.
+
+        Args:
+            layers: float32 [n_layer - 1, n_embd], for all layers but the first.
+
+        Raises:
+            ModelError: llama.cpp does not take it.
+        """
+        if layers == self._steered:
+            return
+        n_layer, n_embd = self._model.n_layer, self._model.n_embd
+        data = None
+        if layers is not None:
+            if len(layers) != 4 * (n_layer - 1) * n_embd:
+                raise ValueError(f"{len(layers)} bytes are no vector for {n_layer} layers")
+            data = (ctypes.c_float * (len(layers) // 4)).from_buffer_copy(layers)
+        with log.complaints() as lines:
+            count = len(layers or b"") // 4
+            code = C.llama_set_adapter_cvec(self.pointer, data, count, n_embd, 1, n_layer - 1)
+        if code != 0:
+            raise ModelError(f"llama.cpp could not take the control vector{because(lines)}")
+        self._steered = layers
 
     # --- positions in -------------------------------------------------------------------------
 

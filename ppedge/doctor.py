@@ -110,10 +110,11 @@ def _model(model: str | None, plug: Plug | None) -> Check:
         return Check("model", False, str(error), MODEL_COMMAND)
     try:
         from ppedge.llm import LLM
+        from ppedge.personalizer import ensure_fits
 
         with LLM(path, n_ctx=64) as llm:
             if plug is not None:
-                plug.check_model(llm.fingerprint, llm.path)
+                ensure_fits(plug, llm)
             rows = f"{llm.architecture}, {llm.n_embd} wide, {llm.n_vocab} tokens"
             fits = "; fits the plug" if plug else ""
             return Check("model", True, f"{llm.path} ({rows}){fits}")

@@ -24,8 +24,9 @@ matter to an answer. Wrong kernels and garbled weights lie far above, and an enc
 bfloat16 still does (5.6e-3 and 6.5e-3).
 """
 
-Vectors = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
-"""Of one text: key [d_key], value [d_value], query [d_key], soft tokens [n_soft, n_embd]."""
+Vectors = tuple[NDArray[np.float32], ...]
+"""Of one text: key [d_key], value [d_value], query [d_key], soft tokens [n_soft, n_embd], and the
+control vector [n_control, n_embd] of a plug that has one."""
 
 
 def pack_golden(vectors: Iterable[Vectors]) -> bytes:
@@ -35,12 +36,14 @@ def pack_golden(vectors: Iterable[Vectors]) -> bytes:
 
 def shapes(manifest: Manifest) -> dict[str, tuple[int, ...]]:
     """The shape of each of a text's vectors, by name, in the order of `Vectors`."""
-    spec = manifest.encoder
+    spec, projector, n_embd = manifest.encoder, manifest.projector, manifest.llm.n_embd
+    steering = {"control vector": (projector.n_control, n_embd)} if projector.n_control else {}
     return {
         "key": (spec.d_key,),
         "value": (spec.d_value,),
         "query": (spec.d_key,),
-        "soft tokens": (manifest.projector.n_soft, manifest.llm.n_embd),
+        "soft tokens": (projector.n_soft, n_embd),
+        **steering,
     }
 
 

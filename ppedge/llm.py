@@ -17,9 +17,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from ppedge import _llama
 from ppedge._branches import MAX_WIDTH
-from ppedge._context import Context, Prompt, Row
+from ppedge._context import Context, Control, Prompt, Row
 from ppedge._ggml import Cancel
 from ppedge._preflight import ensure_loadable
+from ppedge._segments import control_layers, soft_rows
 from ppedge._session import Aborted
 from ppedge.beam import Beam, Search
 from ppedge.closing import Closing
@@ -53,6 +54,7 @@ class LLM(Closing):
         architecture: ``general.architecture`` of the file.
         n_embd: width of a soft token.
         n_vocab: number of tokens.
+        n_layer: number of layers.
         n_ctx: positions that fit: as asked, but no more than the model was trained for.
         embedding_scale: what embedding rows are multiplied by on the way in, found by trial.
         has_encoder: whether this is an encoder-decoder model; the segments are its encoder's.
@@ -103,6 +105,7 @@ class LLM(Closing):
             self._gguf.close()
             raise
         self.n_vocab = self._model.n_vocab
+        self.n_layer = self._model.n_layer
         self.n_ctx = self._model.session.n_ctx
         self.has_encoder = self._model.has_encoder
         self.end_token = self._end_token()
@@ -153,7 +156,8 @@ class LLM(Closing):
         Raises:
             ModelError: a soft segment has the wrong shape or is not finite.
         """
-        return [row if isinstance(row, int) else -1 for row in self._rows(segments)]
+        rows, _ = self._rows(segments)
+        return [row if isinstance(row, int) else -1 for row in rows]
 
     def embedding_rows(self, ids: ArrayLike) -> NDArray[np.float32]:
         """Return rows of the token embedding matrix, as the GGUF holds them, dequantised.
@@ -188,10 +192,9 @@ class LLM(Closing):
         Raises:
             ModelError: the segments do not fit, or llama.cpp failed.
         """
-        rows = self._rows(segments)
-        if not rows:
+        if not self.tokens(segments):
             return 0
-        prompt = self._prompt(rows)
+        prompt = self._prompt(segments)
         with self._model.lock:
             self._model.ensure_open()
             try:
@@ -207,7 +210,7 @@ class LLM(Closing):
         Raises:
             ModelError: the segments are empty or do not fit, or llama.cpp failed.
         """
-        prompt = self._prompt(self._rows(segments))
+        prompt = self._prompt(segments)
         with self._model.lock:
             self._context.settle(prompt, Cancel())
             return self._context.logits()
@@ -233,7 +236,7 @@ class LLM(Closing):
             ModelError: the segments are empty or do not fit; while iterating, also what `mix`
                 returned cannot be drawn from.
         """
-        prompt = self._prompt(self._rows(segments))
+        prompt = self._prompt(segments)
         return Generation(self._model, self._context, prompt, sampling or Sampling(), mix)
 
     def guide(self, segments: Sequence[Segment], strength: float, mix: Mix | None = None) -> Mix:
@@ -251,7 +254,7 @@ class LLM(Closing):
             ModelError: a value is out of range, or the segments are empty or do not fit.
         """
         ensure_strength(strength)
-        other = self._prompt(self._rows(segments))
+        other = self._prompt(segments)
 
         def mix_in(logits: NDArray[np.float32], written: Sequence[int]) -> NDArray[np.float32]:
             if mix is not None:
@@ -259,7 +262,7 @@ class LLM(Closing):
             with self._model.lock:
                 self._model.ensure_open()
                 self._aside = self._aside or Context(self._model, self._gguf, self._context)
-                prompt = Prompt(other.encoder, [*other.decoder, *written])
+                prompt = Prompt(other.encoder, [*other.decoder, *written], other.control)
                 self._aside.settle(prompt, Cancel())
                 return guided(logits, self._aside.logits(), strength)
 
@@ -292,7 +295,7 @@ class LLM(Closing):
             ModelError: an option has no tokens, something does not fit, the model has no token
                 to end with, `mix` returned no logits, or llama.cpp failed.
         """
-        prompt = self._prompt(self._rows(segments))
+        prompt = self._prompt(segments)
         if end and self.end_token is None:
             raise ModelError(f"{self.path}: its vocabulary has no token that ends a text")
         last = [self.end_token] if end and self.end_token is not None else []
@@ -342,7 +345,7 @@ class LLM(Closing):
         """
         if width > MAX_WIDTH:
             raise ModelError(f"beam search: width must be at most {MAX_WIDTH}, not {width}")
-        prompt, cancel = self._prompt(self._rows(segments)), cancel or Cancel()
+        prompt, cancel = self._prompt(segments), cancel or Cancel()
         # The last token is never decoded, so the text may be one longer than what still fits.
         length = min(max_tokens, self.n_ctx - len(prompt.decoder) + 1)
         with self._model.lock:
@@ -368,6 +371,23 @@ class LLM(Closing):
         text = "".join(stream.feed(self._model.piece(token)) for token in written)
         return Beam(text + stream.finish(), best.logprob, len(best.tokens), finish)
 
+    def ensure_steerable(self, n_control: int) -> None:
+        """Refuse a model that control vectors of ``n_control`` rows do not fit or do not change.
+
+        Raises:
+            ModelError: it has another number of layers, or llama.cpp does not steer models of this
+                architecture.
+        """
+        if self.has_encoder or n_control != self._model.n_layer - 1:
+            kind = "an encoder-decoder model" if self.has_encoder else "a model"
+            raise ModelError(
+                f"{self.path}: {kind} of {self._model.n_layer} layers takes no control vector for "
+                f"{n_control}; take a plug that was made for it (--plug)"
+            )
+        with self._model.lock:
+            self._model.ensure_open()
+            self._context.ensure_steerable()
+
     def clear(self) -> None:
         """Forget what the context holds: the next prompt is read from its beginning.
 
@@ -379,41 +399,42 @@ class LLM(Closing):
 
     # --- rows: what segments become -----------------------------------------------------------
 
-    def _rows(self, segments: Sequence[Segment]) -> list[Row]:
+    def _rows(self, segments: Sequence[Segment]) -> tuple[list[Row], Control | None]:
+        """Return what the context (or encoder) is to hold, and what steers it from where on."""
         rows: list[Row] = []
+        control: Control | None = None
         with self._reading:
             self._model.ensure_open()
             for i, segment in enumerate(segments):
                 if isinstance(segment, Soft):
-                    rows += [vector.tobytes() for vector in self._checked(segment, i)]
+                    vectors = soft_rows(segment, i, self.n_embd, self.embedding_scale)
+                    if segment.control is not None:
+                        if control:
+                            raise ModelError(f"segment {i}: a second control vector; one is all")
+                        control = Control(len(rows), self._layers(segment.control, i))
+                    rows += [vector.tobytes() for vector in vectors]
                 else:
                     rows += self._model.tokenize(segment.text, segment.special)
             ids = [row if isinstance(row, int) else -1 for row in rows]
             before, after = self._model.frame(ids)
-        return [*before, *rows, *after]
+        if control:
+            control = Control(len(before) + control.start, control.layers)
+        return [*before, *rows, *after], control
 
-    def _checked(self, soft: Soft, index: int) -> NDArray[np.float32]:
-        """Return the vectors as the architecture wants them, once their shape and values fit."""
-        vectors = np.asarray(soft.vectors)
-        if vectors.ndim != 2 or vectors.shape[1] != self.n_embd:
-            raise ModelError(
-                f"segment {index}: soft tokens must be [n, {self.n_embd}] for this model, "
-                f"not {list(vectors.shape)}"
-            )
-        with np.errstate(over="ignore"):
-            scaled = vectors.astype(np.float32) * np.float32(self.embedding_scale)
-        if not np.isfinite(scaled).all():
-            row = int(np.argwhere(~np.isfinite(scaled))[0][0])
-            raise ModelError(f"segment {index}: soft token {row} holds a NaN or an infinity")
-        return scaled
+    def _layers(self, control: NDArray[np.float32], index: int) -> bytes:
+        """Return a control vector's bytes, once it fits."""
+        if self.has_encoder:
+            raise ModelError(f"segment {index}: an encoder-decoder model takes no control vector")
+        return control_layers(control, index, self._model.n_layer, self.n_embd)
 
-    def _prompt(self, rows: list[Row]) -> Prompt:
+    def _prompt(self, segments: Sequence[Segment]) -> Prompt:
+        rows, control = self._rows(segments)
         if not rows:
             raise ModelError("the prompt is empty: the model needs at least one token")
         self._ensure_room(len(rows), "the prompt")
         if self.has_encoder:
             return Prompt(rows, [self._model.decoder_start])
-        return Prompt([], rows)
+        return Prompt([], rows, control)
 
     def _ensure_room(self, count: int, what: str) -> None:
         if count > self.n_ctx:

@@ -71,16 +71,21 @@ class EncoderSpec:
 class ProjectorSpec:
     """The projector: ONNX, float32 ``pooled`` [d_value] -> ``soft`` [n_soft, n_embd].
 
+    With ``n_control``, it also gives a ``control`` vector, float32 [n_control, n_embd].
+
     Attributes:
         file: the graph.
         n_soft: number of soft tokens.
         n_instruction: how many of them, the first ones, are the instruction's and so the same
             for everybody; fewer than ``n_soft``.
+        n_control: layers that the control vector is added to, all of the model's but the first;
+            0: there is none.
     """
 
     file: str
     n_soft: int
     n_instruction: int = 0
+    n_control: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +94,8 @@ class GoldenSpec:
 
     Attributes:
         file: float32 LE; for each text its key [d_key], value [d_value] and query [d_key], then
-            the soft tokens [n_soft, n_embd] that the projector makes of that value.
+            the soft tokens [n_soft, n_embd], and the control vector [n_control, n_embd] if there
+            is one, that the projector makes of that value.
         texts: 1 to 16 texts of at most 2,000 characters.
     """
 
@@ -223,6 +229,7 @@ def _projector_spec(projector: Fields, files: dict[str, FileEntry]) -> Projector
         file=projector.file("file", files),
         n_soft=n_soft,
         n_instruction=projector.count("n_instruction", 0, n_soft - 1, 0),
+        n_control=projector.count("n_control", 0, 1024, 0),
     )
 
 

@@ -18,7 +18,7 @@ from ppedge.literal import LiteralMemory, Wording
 from ppedge.llm import LLM, Generation, Mix
 from ppedge.persona import NotesChangedError, Persona
 from ppedge.plug import Plug
-from ppedge.prompt import Segment, render
+from ppedge.prompt import Segment, Soft, render
 from ppedge.sampling import Sampling
 
 
@@ -28,6 +28,7 @@ class Conditioning:
 
     Attributes:
         soft: soft tokens, float32 [n_soft, n_embd].
+        control: control vector, float32 [n_control, n_embd]; None where the plug has none.
         null_weight: attention weight of the null note, 0 to 1.
         heaviest: the notes that weigh most, with their attention weights, heaviest first.
         seconds: time by stage ("encode", "pool", "project", and "literal" where the plug has a
@@ -41,6 +42,7 @@ class Conditioning:
     heaviest: list[tuple[Note, float]]
     seconds: dict[str, float]
     memory: LiteralMemory | None = None
+    control: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,18 @@ class Answer:
         self.generation.cancel()
 
 
+def ensure_fits(plug: Plug, llm: LLM) -> None:
+    """Refuse a model that the plug was not made for, or that cannot do what the plug asks.
+
+    Raises:
+        PlugError: the plug was made for another model.
+        ModelError: the plug has a control vector, and llama.cpp cannot steer the model by it.
+    """
+    plug.check_model(llm.fingerprint, llm.path)
+    if n_control := plug.manifest.projector.n_control:
+        llm.ensure_steerable(n_control)
+
+
 class Personalizer(Closing):
     """A frozen language model and a plug that fits it.
 
@@ -83,8 +97,9 @@ class Personalizer(Closing):
 
         Raises:
             PlugError: the plug was made for another model.
+            ModelError: the plug has a control vector, and llama.cpp cannot steer the model by it.
         """
-        plug.check_model(llm.fingerprint, llm.path)
+        ensure_fits(plug, llm)
         self.llm = llm
         self.plug = plug
         literal = plug.manifest.literal
@@ -154,7 +169,7 @@ class Personalizer(Closing):
         n_named = max(heaviest, wording.spec.max_notes if wording else 0)
         pooled, null_weight, named = self._pool(query, persona, n_named)
         pool_ended = time.perf_counter()
-        soft = self.plug.soft_tokens(pooled)
+        said = self.plug.project(pooled)
         projected = time.perf_counter()
         seconds = {
             "encode": encoded - began,
@@ -165,7 +180,9 @@ class Personalizer(Closing):
         if wording:
             memory = wording.memory(named)
             seconds["literal"] = time.perf_counter() - projected
-        return Conditioning(soft, null_weight, named[:heaviest], seconds, memory)
+        return Conditioning(
+            said.vectors, null_weight, named[:heaviest], seconds, memory, said.control
+        )
 
     def _pool(
         self, query: NDArray[np.float32], persona: Persona, heaviest: int
@@ -189,9 +206,21 @@ class Personalizer(Closing):
                 continue
             return pooled.value, float(pooled.weights[0]), named
 
-    def segments(self, prompt: str, soft: NDArray[np.float32] | None) -> list[Segment]:
-        """What the model is given for ``prompt``; without ``soft``, no persona."""
-        return render(self.plug.manifest.template, prompt, soft)
+    def segments(
+        self,
+        prompt: str,
+        soft: NDArray[np.float32] | None,
+        control: NDArray[np.float32] | None = None,
+    ) -> list[Segment]:
+        """What the model is given for ``prompt``; without ``soft``, no persona.
+
+        Args:
+            prompt: what is asked.
+            soft: soft tokens, float32 [n, n_embd].
+            control: control vector, float32 [n_layer - 1, n_embd], if any.
+        """
+        said = None if soft is None else Soft(soft, control)
+        return render(self.plug.manifest.template, prompt, said)
 
     def stream(
         self,
@@ -218,13 +247,14 @@ class Personalizer(Closing):
             PlugError, StoreError: as `condition`.
         """
         ensure_strength(strength)
-        conditioning = None
+        heard = None
         if persona is not None:
-            conditioning = self.condition(prompt, persona, heaviest=heaviest)
-        segments = self.segments(prompt, conditioning.soft if conditioning else None)
-        memory = conditioning.memory if conditioning else None
+            heard = self.condition(prompt, persona, heaviest=heaviest)
+        soft, control = (heard.soft, heard.control) if heard else (None, None)
+        segments = self.segments(prompt, soft, control)
+        memory = heard.memory if heard else None
         mix: Mix | None = memory.mix if memory else None
-        if conditioning and strength != 1:
+        if heard and strength != 1:
             mix = self.llm.guide(self.segments(prompt, None), strength, mix)
         generation = self.llm.generate(segments, sampling, mix=mix)
-        return Answer(generation, conditioning)
+        return Answer(generation, heard)

@@ -23,6 +23,7 @@ from ppedge.manifest import (
     parse_manifest,
 )
 from ppedge.manifest_fields import MAX_MANIFEST_BYTES
+from ppedge.prompt import Soft
 from ppedge.rows import Space
 
 
@@ -117,8 +118,9 @@ class Plug:
 
         null_key, null_value = self._null_note(verified(self.manifest.null_note))
         self._encoder = TextEncoder(verified, spec, str(self.path), n_threads)
+        gives = ["soft", "control"] if projector.n_control else ["soft"]
         self._projector = Graph(
-            verified(projector.file), f"{self.path}: {projector.file}", ["pooled"], ["soft"]
+            verified(projector.file), f"{self.path}: {projector.file}", ["pooled"], gives
         )
         self._golden = None
         if golden := self.manifest.golden:
@@ -148,35 +150,44 @@ class Plug:
         """Encode a prompt to the query float32 [d_key]."""
         return self._encoder.query(prompt)
 
-    def soft_tokens(self, pooled: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Project a pooled value float32 [d_value] to soft tokens float32 [n_soft, n_embd].
+    def project(self, pooled: NDArray[np.float32]) -> Soft:
+        """Project a pooled value float32 [d_value] to what the model is given.
+
+        Returns:
+            Soft tokens float32 [n_soft, n_embd], with a control vector float32 [n_control, n_embd]
+            where the plug has one.
 
         Raises:
             PlugError: the graph fails or its output is not what the manifest says.
         """
-        shape = (self.manifest.projector.n_soft, self.manifest.llm.n_embd)
-        [soft] = self._projector.run({"pooled": pooled}, {"soft": shape})
-        return soft
+        n_embd, spec = self.manifest.llm.n_embd, self.manifest.projector
+        shapes = {"soft": (spec.n_soft, n_embd)}
+        if spec.n_control:
+            shapes["control"] = (spec.n_control, n_embd)
+        return Soft(*self._projector.run({"pooled": pooled}, shapes))
 
     def vectors(self, text: str) -> Vectors:
         """All that the graphs make of one text, itself taken for key, value and query.
 
         Returns:
-            Key float32 [d_key], value float32 [d_value], query float32 [d_key], and the soft
-            tokens float32 [n_soft, n_embd] projected from that value.
+            Key float32 [d_key], value float32 [d_value], query float32 [d_key], and projected
+            from that value the soft tokens float32 [n_soft, n_embd], and the control vector
+            float32 [n_control, n_embd] where the plug has one.
 
         Raises:
             PlugError: a graph fails, or its output is not what the manifest says.
         """
         key, value = self._encoder.key_and_value(text)
-        return key, value, self._encoder.query(text), self.soft_tokens(value)
+        said = self.project(value)
+        steering = () if said.control is None else (said.control,)
+        return key, value, self._encoder.query(text), said.vectors, *steering
 
     def golden_differences(self) -> dict[str, float] | None:
         """Compute the golden vectors again; see `ppedge.golden.TOLERANCE`.
 
         Returns:
-            For key, value, query and soft tokens, the largest difference as a share of the
-            largest golden number. None if the plug holds no golden vectors.
+            For each of `vectors`, by name, the largest difference as a share of the largest golden
+            number. None if the plug holds no golden vectors.
 
         Raises:
             PlugError: as `vectors`.

@@ -31,9 +31,16 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Soft:
-    """Soft tokens: float32 [n, n_embd], at the scale of the model's own embedding rows."""
+    """Soft tokens, and what the model is steered by from the first of them on.
+
+    Attributes:
+        vectors: float32 [n, n_embd], at the scale of the model's own embedding rows.
+        control: control vector, float32 [n_layer - 1, n_embd]: row i is added to the output of
+            layer i + 1 at the soft tokens and all that follows them. None: nothing is added.
+    """
 
     vectors: NDArray[np.float32]
+    control: NDArray[np.float32] | None = None
 
 
 Segment = Text | Soft
@@ -52,15 +59,13 @@ def list_parts(template: Sequence[Part]) -> list[dict[str, str]]:
     return [{"slot": part.slot} if part.slot else {"text": part.text} for part in template]
 
 
-def render(
-    template: Sequence[Part], prompt: str, soft: NDArray[np.float32] | None
-) -> list[Segment]:
+def render(template: Sequence[Part], prompt: str, soft: Soft | None) -> list[Segment]:
     """Fill ``template`` with ``prompt`` and soft tokens.
 
     Args:
         template: the plug's prompt template.
         prompt: what the person asked; may be empty.
-        soft: float32 [n_soft, n_embd], or None for no persona (the soft slot is left out).
+        soft: what fills the soft slot, or None for no persona (it is left out).
 
     Returns:
         The segments in order; empty text is dropped.
@@ -69,7 +74,7 @@ def render(
     for part in template:
         if part.slot == "soft":
             if soft is not None:
-                segments.append(Soft(soft))
+                segments.append(soft)
         elif text := prompt if part.slot == "prompt" else part.text:
             segments.append(Text(text, special=part.slot is None))
     return segments
