@@ -78,6 +78,12 @@ class GgufWords:
     def tokens(self, text: str, special: bool) -> list[int]:
         return self._llm.tokenize(text, special=special)
 
+    def ensure_steerable(self, n_control: int) -> None:
+        try:
+            self._llm.ensure_steerable(n_control)
+        except ModelError as error:
+            raise ValueError(str(error)) from None
+
 
 class TransformersWords:
     """The tokenizer of a Hugging Face model."""
@@ -145,6 +151,15 @@ class FrozenLLM:
     def tokens(self, text: str, *, special: bool) -> list[int]:
         """Tokenize one segment; ``special``: control tokens in it are recognised."""
         return self.words.tokens(text, special)
+
+    def ensure_steerable(self, n_control: int) -> None:
+        """Refuse a GGUF that the run time could not steer by control vectors.
+
+        Raises:
+            ValueError: its architecture, or the number of layers, is not for them.
+        """
+        if isinstance(self.words, GgufWords):
+            self.words.ensure_steerable(n_control)
 
     def around_soft(
         self, prompt: str, max_prompt: int | None = None

@@ -35,7 +35,8 @@ from ppedge.fingerprint import fingerprint
 from ppedge.plug import Plug
 
 # What the plug that ships was trained with, in one run from nothing: docs/default-plug.md.
-RECIPE = ("--style", "64", "--habits", "0.25", "--choosers", "0.25", "--notes-in-prompt", "0.25")
+RECIPE = ("--style", "64", "--control", "64",
+          "--habits", "0.25", "--choosers", "0.25", "--notes-in-prompt", "0.25")  # fmt: skip
 STEPS = 2180  # of all its runs together
 VOICES_SHARE = 0.3  # of the examples
 CONTRAST = ("--contrast", "0.3")  # in the last quarter

@@ -149,6 +149,8 @@ def open_run(args: argparse.Namespace) -> Run:
     features = Features(folder, args.features, world.device, dtype)
     config = plug_config(args, llm, features.encoder)
     config = replace(config, soft=soft_place(template))
+    if config.d_control:
+        llm.ensure_steerable(config.n_control)
     own_encoder = config.query_encoder == "separate"
     plug = PersonaPlug(
         config,

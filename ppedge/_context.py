@@ -141,7 +141,7 @@ class Context:
         if np.array_equal(steered, bare):
             raise ModelError(
                 f"{self._gguf.path}: llama.cpp does not steer models of architecture "
-                f"{self._gguf.architecture!r} by control vectors, and this plug has one"
+                f"{self._gguf.architecture!r} by control vectors; take a plug without one"
             )
 
     def logits(self) -> NDArray[np.float32]:

@@ -157,7 +157,7 @@ def every_text(llm: LLM, segments: list[Segment], length: int) -> dict[tuple[int
         for body in itertools.product(goes_on, repeat=size)
         for last in (range(llm.n_vocab) if size == length - 1 else [llm.end_token])
     ]
-    prompt = llm._prompt(llm._rows(segments))
+    prompt = llm._prompt(segments)
     with llm._model.lock:
         return dict(zip(texts, llm._context.logprobs(prompt, texts), strict=True))
 
@@ -195,7 +195,7 @@ def test_one_beam_writes_the_greedy_text(llm: LLM) -> None:
 
 def test_the_log_probability_is_that_of_the_text(llm: LLM) -> None:
     segments = with_soft_tokens(llm)
-    prompt = llm._prompt(llm._rows(segments))
+    prompt = llm._prompt(segments)
     for width in (1, 4):
         search = llm.beam_search(segments, width=width, max_tokens=12)
         with llm._model.lock:

@@ -236,7 +236,7 @@ def test_a_score_is_the_sum_of_mixed_logs_step_by_step(llm: LLM) -> None:
     assert llm.end_token is not None
     ids = [*llm.tokenize("abdc"), llm.end_token]
     total = 0.0
-    prompt = llm._prompt(llm._rows(PROMPT))
+    prompt = llm._prompt(PROMPT)
     for place, token in enumerate(ids):
         with llm._model.lock:
             llm._context.settle(prompt, Cancel())

@@ -70,7 +70,7 @@ def test_a_kept_beginning_changes_nothing(llm: LLM) -> None:
 
 
 def test_generation_follows_the_likeliest_tokens(llm: LLM) -> None:
-    prompt, likeliest = llm._prompt(llm._rows([Text(BEFORE), soft(llm, MIDDLE)])), []
+    prompt, likeliest = llm._prompt([Text(BEFORE), soft(llm, MIDDLE)]), []
     greedy = Sampling(temperature=0, max_tokens=6, dry_multiplier=0)
     answer = llm.generate([Text(BEFORE), soft(llm, MIDDLE)], greedy)
     answer.read()

@@ -73,7 +73,7 @@ def test_a_kept_beginning_gives_the_logits_of_a_cold_context(llm: LLM, ids: list
     soft = Soft(llm.embedding_rows(ids[:6]))
     wanted = cold(llm, Text("A story. "), soft, Text(" and then"))
     cold(llm, Text("A story. "), soft, Text(" but never"))
-    assert llm._context.count_held(llm._prompt(llm._rows([Text("A story. "), soft]))) > 6
+    assert llm._context.count_held(llm._prompt([Text("A story. "), soft])) > 6
     np.testing.assert_array_equal(llm.logits([Text("A story. "), soft, Text(" and then")]), wanted)
 
 
@@ -193,7 +193,7 @@ def test_cancelling_ends_a_long_prefill_early(llm: LLM) -> None:
     assert (answer.finish, answer.new_tokens) == ("cancelled", 0)
     # One batch holds the whole prompt, so it was left in the middle of that batch.
     assert llm._model.session.n_batch >= answer.prompt_tokens
-    assert llm._context.count_held(llm._prompt(llm._rows(long))) == 0
+    assert llm._context.count_held(llm._prompt(long)) == 0
 
 
 def test_cancelling_a_prefill_says_how_far_it_came(llm: LLM) -> None:

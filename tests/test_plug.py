@@ -74,7 +74,7 @@ def vectors(plug: Plug) -> list[bytes]:
     pairs = plug.encode_notes(NOTES)
     return [array.tobytes() for pair in pairs for array in pair] + [
         plug.encode_prompt("write about rain").tobytes(),
-        plug.soft_tokens(np.ones(D_VALUE, np.float32)).tobytes(),
+        plug.project(np.ones(D_VALUE, np.float32)).vectors.tobytes(),
     ]
 
 
@@ -87,7 +87,7 @@ def test_a_plug_gives_vectors_of_the_widths_in_its_manifest(folder: Path) -> Non
         assert (key.shape, value.shape) == ((D_KEY,), (D_VALUE,))
         assert key.dtype == value.dtype == np.float32
     assert plug.encode_prompt("hello").shape == (D_KEY,)
-    soft = plug.soft_tokens(np.zeros(D_VALUE, np.float32))
+    soft = plug.project(np.zeros(D_VALUE, np.float32)).vectors
     assert soft.shape == (N_SOFT, tiny_gguf.N_EMBD)
     assert soft.dtype == np.float32
 
@@ -390,14 +390,14 @@ def test_what_a_projector_returns_is_checked(folder: Path, soft: np.ndarray) -> 
     graph = tiny_plug.constant_graph({"pooled": (FLOAT, [D_VALUE])}, {"soft": soft})
     tiny_plug.swap(folder, PROJECTOR, graph)
     with pytest.raises(PlugError) as caught:
-        Plug(folder).soft_tokens(np.zeros(D_VALUE, np.float32))
+        Plug(folder).project(np.zeros(D_VALUE, np.float32))
     assert "output soft" in checked(caught.value, folder)
 
 
 def test_a_graph_that_asks_for_a_terabyte_is_an_error_of_the_plug(folder: Path) -> None:
     tiny_plug.swap(folder, PROJECTOR, huge_graph())
     with pytest.raises(PlugError) as caught:
-        Plug(folder).soft_tokens(np.zeros(D_VALUE, np.float32))
+        Plug(folder).project(np.zeros(D_VALUE, np.float32))
     assert "cannot be run" in checked(caught.value, folder)
 
 

@@ -13,7 +13,7 @@ from ppedge.llm import LLM
 from ppedge.prompt import Part, Segment, Soft, Text, note_text, render
 from tests.tiny_plug import CHAT_TEMPLATE
 
-SOFT = np.zeros((2, 4), np.float32)
+SOFT = Soft(np.zeros((2, 4), np.float32))
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_soft_tokens_may_come_first() -> None:
 
 def test_soft_tokens_are_handed_on_as_they_are() -> None:
     [segment] = [s for s in render(CHAT_TEMPLATE, "x", SOFT) if isinstance(s, Soft)]
-    assert segment.vectors is SOFT
+    assert segment is SOFT
 
 
 def test_without_a_persona_the_template_is_the_same_but_for_the_soft_tokens() -> None:
@@ -132,5 +132,5 @@ def test_typed_text_does_not_merge_with_the_template(llm: LLM) -> None:
 
 def test_soft_tokens_take_one_position_each(llm: LLM) -> None:
     soft = np.zeros((5, llm.n_embd), np.float32)
-    tokens = llm.tokens(render(CHAT_TEMPLATE, "hello", soft))
+    tokens = llm.tokens(render(CHAT_TEMPLATE, "hello", Soft(soft)))
     assert tokens == [*llm.tokens(render(CHAT_TEMPLATE, "hello", None)), *[-1] * 5]

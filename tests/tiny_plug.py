@@ -72,6 +72,7 @@ def write(
     query_file: bool = False,
     null_note_competes: bool = True,
     recency: float = 0.0,
+    n_control: int = 0,
 ) -> Path:
     """Write a plug for the GGUF ``model``.
 
@@ -87,6 +88,7 @@ def write(
         query_file: whether another graph than the encoder makes the queries.
         null_note_competes: as in the manifest.
         recency: as in the manifest.
+        n_control: as in the manifest; above 0 the projector gives a control vector too.
     """
     rng = np.random.default_rng(seed)
     llm = model_fingerprint(model)
@@ -95,7 +97,7 @@ def write(
         ENCODER: encoder_graph(
             rng, with_bytes=bool(max_bytes), gives=("key", "value") if query_file else OUTPUTS
         ),
-        PROJECTOR: projector_graph(rng, llm.n_embd, soft_size),
+        PROJECTOR: projector_graph(rng, llm.n_embd, soft_size, n_control),
         TOKENIZER: tokenizer_json().encode(),
         NULL_NOTE: null.tobytes(),
     }
@@ -120,7 +122,7 @@ def write(
         ),
         null_note=NULL_NOTE,
         attention_scale=SCALE,
-        projector=ProjectorSpec(file=PROJECTOR, n_soft=N_SOFT),
+        projector=ProjectorSpec(file=PROJECTOR, n_soft=N_SOFT, n_control=n_control),
         template=tuple(template),
         about={"trained on": "nothing: random weights"},
         null_note_competes=null_note_competes,
@@ -210,8 +212,10 @@ def encoder_graph(
     return model_bytes(nodes, inputs, outputs, weights)
 
 
-def projector_graph(rng: np.random.Generator, n_embd: int, size: float = 1.0) -> bytes:
-    """Soft tokens that are linear in the pooled value."""
+def projector_graph(
+    rng: np.random.Generator, n_embd: int, size: float = 1.0, n_control: int = 0
+) -> bytes:
+    """Soft tokens that are linear in the pooled value, and a control vector that is, too."""
     matrix, offset = projector_weights(rng, n_embd, size)
     weights = [
         numpy_helper.from_array(matrix, "matrix"),
@@ -225,6 +229,18 @@ def projector_graph(rng: np.random.Generator, n_embd: int, size: float = 1.0) ->
     ]
     inputs = [helper.make_tensor_value_info("pooled", TensorProto.FLOAT, [D_VALUE])]
     outputs = [helper.make_tensor_value_info("soft", TensorProto.FLOAT, [N_SOFT, n_embd])]
+    if n_control:
+        steering = rng.standard_normal((D_VALUE, n_control * n_embd)).astype(np.float32)
+        weights += [
+            numpy_helper.from_array(steering, "steering"),
+            numpy_helper.from_array(np.array([n_control, n_embd], np.int64), "layers"),
+        ]
+        nodes += [
+            helper.make_node("MatMul", ["pooled", "steering"], ["steered"]),
+            helper.make_node("Reshape", ["steered", "layers"], ["control"]),
+        ]
+        shape = [n_control, n_embd]
+        outputs.append(helper.make_tensor_value_info("control", TensorProto.FLOAT, shape))
     return model_bytes(nodes, inputs, outputs, weights)
 
 

@@ -87,7 +87,7 @@ def test_the_default_model_finds_texts_as_likely():
             segments = [Text(CHAT.format(question), special=True)]
             found = llm.beam_search(segments, width=4, max_tokens=8)
             ids, _ = beams_in_torch(model, llm, llm.tokens(segments), width=4, max_tokens=8)
-            prompt = llm._prompt(llm._rows(segments))
+            prompt = llm._prompt(segments)
             with llm._model.lock:
                 (theirs,) = llm._context.logprobs(prompt, [ids])
             assert found.logprob / found.tokens >= theirs / len(ids) - 0.02

@@ -374,7 +374,9 @@ def test_what_does_not_fit_together_is_refused_in_one_line(tiny, headlines, tmp_
     assert "not float32 [2, 5]" in refused([*open_task, *tiny, *none, *wrong], tmp_path)
     np.savez(tmp_path / "i.npz", np.zeros((2, 5), np.float32))
     archive = ["--instruction", str(tmp_path / "i.npz")]
-    assert "i.npz: an archive of arrays" in refused([*open_task, *tiny, *none, *archive], tmp_path)
+    assert "i.npz: holds arr_0; an instruction's archive holds soft" in refused(
+        [*open_task, *tiny, *none, *archive], tmp_path
+    )
     np.save(tmp_path / "o.npy", np.array([{}]), allow_pickle=True)
     pickled = ["--instruction", str(tmp_path / "o.npy")]
     assert "o.npy: not an array that" in refused([*open_task, *tiny, *none, *pickled], tmp_path)

@@ -6,7 +6,7 @@ from export.frozen import alike
 from export.template import TEMPLATE
 from ppedge.defaults import find_model
 from ppedge.llm import LLM
-from ppedge.prompt import render
+from ppedge.prompt import Soft, render
 
 PROMPTS = (
     "Write a short note about the rain",
@@ -27,7 +27,7 @@ def llm():
 def test_training_and_run_time_render_the_same_token_list(frozen, llm, prompt):
     before, after = frozen.around_soft(prompt)
     soft = np.zeros((3, llm.n_embd), np.float32)
-    assert llm.tokens(render(TEMPLATE, prompt, soft)) == [*before, -1, -1, -1, *after]
+    assert llm.tokens(render(TEMPLATE, prompt, Soft(soft))) == [*before, -1, -1, -1, *after]
 
 
 def test_both_tokenize_answers_alike(frozen, llm):
@@ -76,7 +76,7 @@ def test_likelihoods_agree_with_llama_cpp(frozen, llm):
         [nats], [count] = frozen.nll(
             frozen.run_heads([before]), soft, [after], [frozen.tokens(answer, special=False)]
         )
-    [score] = llm.score(render(TEMPLATE, prompt, soft[0].numpy()), [answer])
+    [score] = llm.score(render(TEMPLATE, prompt, Soft(soft[0].numpy())), [answer])
     assert score.tokens == int(count)
     assert -score.logprob / score.tokens == pytest.approx(float(nats / count), abs=0.05)
 

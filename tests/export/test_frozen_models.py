@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from export.frozen import FrozenLLM
 from export.template import TEMPLATE, place_soft, read_template
 from ppedge.llm import LLM
-from ppedge.prompt import Part, render
+from ppedge.prompt import Part, Soft, render
 from tests import tiny_gguf as tiny_models
 
 BARE = (Part(slot="prompt"), Part("\n"))  # a base model's template
@@ -25,11 +25,11 @@ TEMPLATES = {
 PROMPT, ANSWER = "write a short note about the rain, the heat and the tea", "the rain\u00e9"
 
 
-def nats_of(llm, soft, prompt=PROMPT, answer=ANSWER):
+def nats_of(llm, soft, prompt=PROMPT, answer=ANSWER, control=None):
     before, after = llm.around_soft(prompt)
     ids = [*llm.tokens(answer, special=False), llm.end]
     with torch.inference_mode():
-        [nats], [count] = llm.nll(llm.run_heads([before]), soft, [after], [ids])
+        [nats], [count] = llm.nll(llm.run_heads([before]), soft, [after], [ids], control)
     return float(nats), int(count)
 
 
@@ -43,20 +43,25 @@ def nats_by_hand(frozen, before, soft, after, ids):
     return -float(chosen.sum())
 
 
+@pytest.mark.parametrize("steered", [False, True], ids=["plain", "steered"])
 @pytest.mark.parametrize("template", TEMPLATES)
-def test_a_gguf_scores_as_at_run_time_with_soft_tokens_anywhere(tiny_gguf, template):
+def test_a_gguf_scores_as_at_run_time_with_soft_tokens_anywhere(tiny_gguf, template, steered):
     path = tiny_gguf
     frozen = FrozenLLM(path, TEMPLATES[template], torch.float32)
     torch.manual_seed(0)
     soft = torch.randn(3, frozen.table.shape[1]) * float(frozen.table.std())
+    control = torch.randn(frozen.n_layer - 1, frozen.table.shape[1]) if steered else None
     with LLM(path) as llm:
         before, after = frozen.around_soft(PROMPT)
-        rows = render(TEMPLATES[template], PROMPT, soft.numpy())
+        said = Soft(soft.numpy(), control.numpy() if steered else None)
+        rows = render(TEMPLATES[template], PROMPT, said)
         assert llm.tokens(rows) == [*before, -1, -1, -1, *after]
         [score] = llm.score(rows, [ANSWER], end=True)
-    nats, count = nats_of(frozen, soft[None])
+    nats, count = nats_of(frozen, soft[None], control=control[None] if steered else None)
     assert count == score.tokens
     assert -score.logprob / count == pytest.approx(nats / count, abs=2e-3)
+    if steered:
+        assert abs(nats_of(frozen, soft[None])[0] - nats) > 0.1
 
 
 @pytest.mark.parametrize("template", TEMPLATES)

@@ -10,16 +10,16 @@ import pytest
 from export.answers import answer
 from export.baselines import rank_bm25
 from export.data import Question
+from export.instruction import check_instruction
 from export.methods import (
     KNOWN,
     Asked,
     Bench,
     Method,
     check_plug,
-    checked_instruction,
     parse_method,
 )
-from export.persona_methods import NoteVectors, Rows, attend, shuffled, soft_tokens
+from export.persona_methods import NoteVectors, Rows, attend, project, shuffled
 from ppedge.defaults import find_model, find_plug
 from ppedge.history import Note
 from ppedge.llm import LLM
@@ -51,7 +51,7 @@ def default():
 
 @pytest.fixture(scope="module")
 def bench(default):
-    return Bench(default.llm, default.plug, instruction=INSTRUCTION, seed=0)
+    return Bench(default.llm, default.plug, instruction=Soft(INSTRUCTION), seed=0)
 
 
 INSTRUCTION = np.random.default_rng(0).normal(0, 0.1, (3, 576)).astype(np.float32)
@@ -194,7 +194,7 @@ def test_mean_pooling_weighs_every_row_alike_whatever_is_asked(bench, default):
     rows = NoteVectors(default.plug).rows(ANN)
     mean = rows.values.astype(np.float64).mean(0).astype(np.float32)
     soft = soft_of(bench, "persona-mean")
-    np.testing.assert_allclose(soft, default.plug.soft_tokens(mean), atol=1e-5)
+    np.testing.assert_allclose(soft, default.plug.project(mean).vectors, atol=1e-5)
     other = Asked(dataclasses.replace(QUESTION, input="something else"))
     assert soft.tobytes() == soft_of(bench, "persona-mean", other).tobytes()
 
@@ -205,7 +205,7 @@ def test_top4_pools_the_four_best_notes_and_no_other(bench, default):
     scores = rows.keys.astype(np.float64) @ plug.encode_prompt(PROMPT)
     best = np.sort(1 + np.argsort(-scores[1:])[:4])
     few = Rows(rows.keys[[0, *best]], rows.values[[0, *best]])
-    wanted = soft_tokens(plug, attend(plug, PROMPT, few))
+    wanted = project(plug, attend(plug, PROMPT, few)).vectors
     np.testing.assert_allclose(soft_of(bench, "persona-top4"), wanted, atol=1e-5)
     assert not np.allclose(wanted, soft_of(bench, "persona"), atol=1e-4)
 
@@ -389,7 +389,7 @@ def test_dense_finds_the_note_that_means_the_same(bench):
 @pytest.fixture(scope="module")
 def narrow(default):
     with LLM(find_model(), n_ctx=256, n_threads=1) as llm:
-        yield Bench(llm, default.plug, instruction=INSTRUCTION)
+        yield Bench(llm, default.plug, instruction=Soft(INSTRUCTION))
 
 
 LONG = Asked(dataclasses.replace(QUESTION, input=PROMPT + " and again" * 200), BOB)
@@ -439,7 +439,7 @@ def test_a_prompt_that_fits_is_left_alone(narrow):
 )
 def test_an_instruction_for_another_model_is_refused(rows, said):
     with pytest.raises(ValueError, match=f"i.npy: .*{said}"):
-        checked_instruction(rows, 576, "i.npy")
+        check_instruction(Soft(rows), 576, 30, "i.npy")
 
 
 # --- guidance -------------------------------------------------------------------------------------

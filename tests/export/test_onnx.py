@@ -32,7 +32,7 @@ from ppedge.errors import PpedgeError
 from ppedge.history import Note
 from ppedge.persona import Persona
 from ppedge.plug import Plug
-from ppedge.prompt import Part, list_parts, note_text
+from ppedge.prompt import Part, Soft, list_parts, note_text
 from tests import tiny_gguf
 from tests.export import tiny_bert
 
@@ -98,6 +98,7 @@ def paper() -> dict[str, Any]:
 # Tracing takes seconds, so options share plugs; the first is `exported`.
 OPTIONS: dict[str, dict[str, Any]] = {
     "style": {"d_style": 8},
+    "control vector": {"d_control": 4, "n_control": 3},
     "separate query encoder, recency, no null note, style": {
         "query_encoder": "separate",
         "recency": True,
@@ -131,7 +132,7 @@ def plugs(
     return get
 
 
-def torch_soft(trained: PersonaPlug, features: Features, history: list[Note]) -> np.ndarray:
+def torch_soft(trained: PersonaPlug, features: Features, history: list[Note]) -> Soft:
     """Soft tokens [n_soft, n_embd] of ``PROMPT`` over a history, as training computes them."""
     config = trained.config
     if config.query_encoder == "separate":
@@ -146,7 +147,10 @@ def torch_soft(trained: PersonaPlug, features: Features, history: list[Note]) ->
         keys = trained.key(exact(features, asked))[None]
         values = trained.value(exact(features, written), *bytes_and_mask)[None]
     mask = torch.ones(1, len(history), dtype=torch.bool)
-    return trained.soft_tokens(trained.pool(query, keys, values, mask))[0].numpy()
+    pooled = trained.pool(query, keys, values, mask)
+    control = trained.control(pooled)
+    soft = trained.soft_tokens(pooled)[0].numpy()
+    return Soft(soft, None if control is None else control[0].numpy())
 
 
 def exact(features: Features, texts: list[str]) -> torch.Tensor:
@@ -177,7 +181,11 @@ def test_training_and_run_time_agree_with_every_option(
             )
         wanted = torch_soft(trained, features, NOTES[:n_notes])
         # A store keeps keys and values in float16.
-        np.testing.assert_allclose(plug.soft_tokens(pooled.value), wanted, atol=5e-3)
+        said = plug.project(pooled.value)
+        np.testing.assert_allclose(said.vectors, wanted.vectors, atol=5e-3)
+        assert (said.control is None) == (wanted.control is None) == (config.n_control == 0)
+        if said.control is not None:
+            np.testing.assert_allclose(said.control, wanted.control, atol=5e-3)
 
 
 @pytest.mark.parametrize("name", OPTIONS)
@@ -208,7 +216,7 @@ def test_the_first_soft_tokens_are_the_instruction(exported: tuple[Plug, Persona
     plug, trained = exported
     rng = np.random.default_rng(0)
     for pooled in rng.standard_normal((2, 24)).astype(np.float32):
-        soft = plug.soft_tokens(pooled)
+        soft = plug.project(pooled).vectors
         np.testing.assert_allclose(soft[:2], trained.instruction.numpy(), atol=1e-6)
 
 

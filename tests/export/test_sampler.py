@@ -148,8 +148,8 @@ def test_the_loss_of_a_step_is_its_two_means_and_the_head_is_run_once(
     batch.rivals = [(Note("quite another"),), None, (Note("another still"),)]
     plain = Batch(batch.questions, batch.histories, [])
     prompts = [q.input for q in batch.questions]
-    rivals = trainer.soft_tokens(prompts, [rival or () for rival in batch.rivals])
-    soft = [trainer.soft_tokens(prompts, batch.histories), rivals]
+    rivals = trainer.condition(prompts, [rival or () for rival in batch.rivals])
+    soft = [trainer.condition(prompts, batch.histories), rivals]
     (own, counts), (swapped, _) = trainer.nll(batch.questions, soft, [192] * 3)
     runs, run_heads = [], tiny_llm.run_heads
     monkeypatch.setattr(tiny_llm, "run_heads", lambda h: runs.append(1) or run_heads(h))
@@ -169,7 +169,7 @@ def test_notes_in_a_prompt_do_not_push_out_what_is_asked(tiny_llm, questions):
     asked = replace(questions[0], input="Title: " + "word " * 40)
     lead = "A note, " * 8
     batch = Batch([asked], [questions[0].history], [], [lead + asked.input])
-    soft = trainer.soft_tokens([asked.input], batch.histories)
+    soft = trainer.condition([asked.input], batch.histories)
 
     def nll(prompt, room):
         [(nats, counts)] = trainer.nll([replace(asked, input=prompt)], [soft], [room])

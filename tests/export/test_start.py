@@ -1,6 +1,8 @@
 """Training that goes on from a plug: its weights come back whole, or it is refused in one line."""
 
 import shutil
+from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,9 +11,9 @@ import torch
 from export.features import byte_rows
 from export.minilm import TextEncoder, find_minilm
 from export.model import PersonaPlug, PlugConfig
-from export.onnx import Graphs
+from export.onnx import Graphs, export
 from export.start import read_weights
-from ppedge.defaults import find_plug
+from ppedge.defaults import find_model, find_plug
 from ppedge.plug import Plug
 
 FOLDER = find_plug(None)
@@ -22,11 +24,13 @@ def shipped() -> Plug:
     return Plug(FOLDER)
 
 
-N_PERSONA = Plug(FOLDER).manifest.projector.n_soft - Plug(FOLDER).manifest.projector.n_instruction
+PROJECTOR = Plug(FOLDER).manifest.projector
+N_PERSONA = PROJECTOR.n_soft - PROJECTOR.n_instruction
+FORM = {"d_style": 64, "n_persona": N_PERSONA, "d_control": 64, "n_control": PROJECTOR.n_control}
 
 
 def untrained(**options) -> PersonaPlug:
-    config = PlugConfig(**{"d_style": 64, "n_persona": N_PERSONA, **options})
+    config = PlugConfig(**{**FORM, **options})
     return PersonaPlug(config, torch.randn(64, config.n_embd))
 
 
@@ -64,7 +68,7 @@ def test_persona_rows_that_the_plug_lacks_begin_anew_before_its_own(shipped):
     new = plug.project.bias.detach().clone().view(N_PERSONA + 3, -1)
     plug.load_state_dict(read_weights(FOLDER, plug))
     pooled = torch.linspace(-1, 1, plug.config.d_value)
-    said = shipped.soft_tokens(pooled.numpy())
+    said = shipped.project(pooled.numpy()).vectors
     rows = plug.soft_tokens(pooled[None])[0].detach().numpy()
     instruction = len(said) - N_PERSONA
     np.testing.assert_allclose(rows[:instruction], said[:instruction], atol=1e-5)
@@ -96,3 +100,26 @@ def test_what_is_no_plug_is_refused_in_one_line(tmp_path):
     packed = shutil.make_archive(str(tmp_path / "plug"), "zip", FOLDER)
     with pytest.raises(ValueError, match=r"^--start: .*plug\.zip is packed; unpack it first"):
         read_weights(tmp_path / packed, untrained())
+
+
+def test_a_plug_without_a_control_vector_grows_one_that_begins_as_nothing(tmp_path):
+    """Exported without, as plugs before it were, read with."""
+    plain = untrained(d_control=0, n_control=0)
+    path, folder = tmp_path / "plug.pt", tmp_path / "plug"
+    torch.save({"config": asdict(plain.config), "plug": plain.state_dict(), "step": 1}, path)
+    export(path, folder, Path(find_model()), find_minilm(), "plain", {})
+    plug = untrained(d_control=8)
+    plug.load_state_dict(read_weights(folder, plug))
+    pooled = torch.randn(2, plug.config.d_value)
+    assert plug.soft_tokens(pooled).equal(plain.soft_tokens(pooled))
+    assert not plug.control(pooled).any()
+    plug.control(pooled).sum().backward()
+    assert plug.control_up.weight.grad.any()
+
+
+def test_another_width_of_the_control_vector_is_refused():
+    plug = untrained(d_control=8)
+    with pytest.raises(
+        ValueError, match=r"control_down\.weight is \(64, 512\) in it, and \(8, 512\)"
+    ):
+        read_weights(FOLDER, plug)

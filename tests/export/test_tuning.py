@@ -21,6 +21,7 @@ from export.tuning import (
     split,
 )
 from ppedge.history import Note
+from ppedge.prompt import Soft
 
 ASKED = "Generate a subject for the following commit message: "
 CHANGES = ("fix leak", "drop dead code", "add a test", "read header")
@@ -159,7 +160,7 @@ def test_the_question_s_own_answer_is_never_read(frozen):
 
 def test_an_empty_history_gives_the_start(frozen):
     start = np.full((2, frozen.table.shape[1]), 0.5, np.float32)
-    tuned = fit_soft(frozen, user(notes=0), 2, start=start)
+    tuned = fit_soft(frozen, user(notes=0), 2, start=Soft(start))
     assert tuned.step == 0
     assert np.array_equal(tuned.soft, start)
     drawn = fit_soft(frozen, user(notes=0), 2).soft
@@ -169,14 +170,14 @@ def test_an_empty_history_gives_the_start(frozen):
 
 def test_a_start_is_tuned_from_and_left_as_it_was(frozen):
     start = np.zeros((2, frozen.table.shape[1]), np.float32)
-    soft = fit_soft(frozen, user(notes=2), 2, start=start, steps=1, lr=0.01).soft
+    soft = fit_soft(frozen, user(notes=2), 2, start=Soft(start), steps=1, lr=0.01).soft
     assert not start.any()
     assert np.abs(soft).max() == pytest.approx(0.01, rel=1e-3)  # AdamW's first step
 
 
 def test_a_start_of_another_shape_is_refused(frozen):
     with pytest.raises(ValueError, match=r"start must be \[2, 576\], not \[3, 576\]"):
-        fit_soft(frozen, user(), 2, start=np.zeros((3, 576), np.float32))
+        fit_soft(frozen, user(), 2, start=Soft(np.zeros((3, 576), np.float32)))
 
 
 def test_task_1_has_nothing_to_tune_on(frozen):
