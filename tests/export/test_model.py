@@ -201,3 +201,27 @@ def test_a_config_comes_back_from_a_checkpoint_s_plain_values(tmp_path, query_en
 def test_a_config_without_meaning_is_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         PlugConfig(**fields)
+
+
+def test_control_vectors_are_a_small_projection_of_the_pooled_value():
+    torch.manual_seed(0)
+    plug = PersonaPlug(PlugConfig(d_control=4, n_control=3, n_embd=16), torch.randn(64, 16))
+    with torch.no_grad():
+        plug.control_up.weight.normal_()
+        plug.control_up.bias.normal_()
+    pooled = torch.randn(2, 512)
+    down, up = plug.control_down.weight.detach().numpy(), plug.control_up.weight.detach().numpy()
+    wanted = pooled.numpy() @ down.T @ up.T + plug.control_up.bias.detach().numpy()
+    np.testing.assert_allclose(
+        plug.control(pooled).detach().numpy(), wanted.reshape(2, 3, 16), atol=1e-4
+    )
+    assert PersonaPlug(PlugConfig(n_embd=16), torch.randn(64, 16)).control(pooled) is None
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"d_control": 4}, {"n_control": 4}, {"d_control": 4, "n_control": 4, "n_persona": 0}],
+)
+def test_a_control_vector_of_nothing_is_refused(options):
+    with pytest.raises(ValueError, match="it wants some of each"):
+        PlugConfig(**options)

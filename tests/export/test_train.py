@@ -12,6 +12,7 @@ from export.sampler import Sampler
 from export.template import TEMPLATE
 from export.train import learning_rate, parameter_groups, parse, train
 from export.trainer import Trainer
+from ppedge import _session
 from ppedge.defaults import find_plug
 from ppedge.prompt import list_parts
 from tests import tiny_gguf as tiny_models
@@ -118,6 +119,22 @@ def test_a_query_encoder_of_its_own_is_trained_and_the_notes_one_is_not(run):
     assert before["inputs"]["encoder"] == after["inputs"]["encoder"]
     name = "query_encoder.layers.1.query.weight"
     assert not torch.equal(before["plug"][name], after["plug"][name])
+
+
+def test_a_control_vector_is_trained_and_begins_as_nothing(run):
+    none = run("none", "--control", 4, "--steps", 1, "--lr", 0)["plug"]
+    assert none["control_up.weight"].shape == ((tiny_models.N_LAYER - 1) * 64, 4)
+    assert not none["control_up.weight"].any()
+    state = run("some", "--control", 4)
+    assert state["plug"]["control_up.weight"].any()
+    assert state["config"]["n_control"] == tiny_models.N_LAYER - 1
+
+
+def test_a_gguf_that_llama_cpp_would_not_steer_is_refused_before_training(run, monkeypatch):
+    monkeypatch.setattr(_session.C, "llama_set_adapter_cvec", lambda *_: 0)
+    with pytest.raises(SystemExit, match="does not steer models of architecture 'llama'"):
+        run("a", "--control", 4)
+    run("b")
 
 
 def test_an_instruction_alone_is_written_as_rows(run, tmp_path):

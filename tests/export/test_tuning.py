@@ -175,6 +175,14 @@ def test_a_start_is_tuned_from_and_left_as_it_was(frozen):
     assert np.abs(soft).max() == pytest.approx(0.01, rel=1e-3)  # AdamW's first step
 
 
+def test_a_start_s_control_vector_steers_all_along(frozen):
+    start = np.zeros((2, frozen.table.shape[1]), np.float32)
+    control = np.random.default_rng(0).normal(0, 0.1, (frozen.n_layer - 1, start.shape[1]))
+    steered = Soft(start, control.astype(np.float32))
+    runs = [fit_soft(frozen, user(notes=2), 2, start=s, steps=1) for s in (steered, Soft(start))]
+    assert not np.array_equal(runs[0].soft, runs[1].soft)
+
+
 def test_a_start_of_another_shape_is_refused(frozen):
     with pytest.raises(ValueError, match=r"start must be \[2, 576\], not \[3, 576\]"):
         fit_soft(frozen, user(), 2, start=Soft(np.zeros((3, 576), np.float32)))
