@@ -333,13 +333,14 @@ def plug_show(path: str | None, as_json: bool) -> None:
         click.echo(manifest_json(manifest), nl=False)
         return
     size = sum(entry.bytes for entry in manifest.files.values())
-    encoder, llm = manifest.encoder, manifest.llm
+    encoder, llm, n_control = manifest.encoder, manifest.llm, manifest.projector.n_control
     lines = {
         "name": manifest.name,
         "path": str(plug.path),
         "licence": manifest.licence,
         "model": f"{manifest.llm_name} ({llm.architecture}, {llm.n_embd} wide)",
         "soft tokens": str(manifest.projector.n_soft),
+        **({"control": f"a vector for {n_control} layers"} if n_control else {}),
         "key, value": f"{encoder.d_key}, {encoder.d_value} wide",
         "scale": f"{manifest.attention_scale:g}",
         "files": f"{len(manifest.files)}, {size / 1e6:.1f} MB, hashes right",

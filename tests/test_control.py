@@ -19,6 +19,7 @@ from ppedge.plug import Plug
 from ppedge.prompt import Segment, Soft, Text
 from ppedge.sampling import Sampling
 from tests import tiny_gguf, tiny_plug
+from tests.command import Command
 
 N_CONTROL = tiny_gguf.N_LAYER - 1
 GREEDY = Sampling(max_tokens=12, temperature=0.0, dry_multiplier=0.0)
@@ -208,3 +209,16 @@ def test_a_model_that_llama_cpp_does_not_steer_is_refused(
     monkeypatch.setattr(_session.C, "llama_set_adapter_cvec", lambda *_: 0)
     with pytest.raises(ModelError, match="does not steer models of architecture 'llama'"):
         Personalizer.open(model, folder)
+
+
+def test_plug_show_and_doctor_tell_of_it(tmp_path: Path, model: Path) -> None:
+    ppedge = Command(tmp_path / "home", {"PPEDGE_MODEL": str(model)})
+    folder = tiny_plug.write(tmp_path / "plug", model, n_control=N_CONTROL)
+    assert f"control:     a vector for {N_CONTROL} layers\n" in ppedge.good("plug", "show", folder)
+    plain = tiny_plug.write(tmp_path / "plain", model)
+    assert "control:" not in ppedge.good("plug", "show", plain)
+    other = tiny_plug.write(tmp_path / "other", model, n_control=N_CONTROL + 4)
+    assert "fits the plug" in ppedge.good("doctor", PPEDGE_PLUG=str(folder))
+    refused = ppedge("doctor", PPEDGE_PLUG=str(other))
+    assert refused.returncode == 1
+    assert "takes no control vector for 5" in refused.stdout.decode()
