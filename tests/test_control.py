@@ -91,8 +91,6 @@ def test_an_answer_a_beam_and_a_score_are_steered_alike(llm: LLM) -> None:
     assert text != llm.generate(BARE, GREEDY).read()
     beam = llm.beam_search(ONE, width=1, max_tokens=GREEDY.max_tokens)
     assert beam.text == text
-    wide = llm.beam_search(ONE, width=3, max_tokens=4)
-    assert wide.logprob > llm.beam_search(ONE, width=1, max_tokens=4).logprob - 1e-3
     [score] = llm.score(ONE, ["db"])
     steps = (log_softmax(cold(llm, segments)) for segments in (ONE, [*ONE, Text("d")]))
     wanted = sum(float(step[token]) for step, token in zip(steps, llm.tokenize("db"), strict=True))
