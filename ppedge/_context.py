@@ -113,6 +113,7 @@ class Context:
             self._encode(prompt.encoder)
         common = self._count_common(prompt)
         if self._fresh and common == len(prompt.decoder) == len(self._held):
+            self._control = prompt.control  # It may differ yet, in what is still to come.
             return
         self._truncate(min(common, len(prompt.decoder) - 1))
         self._control = prompt.control
@@ -132,6 +133,7 @@ class Context:
             ModelError: it changes nothing, as with architectures that llama.cpp does not steer.
         """
         self.forget()
+        self._session.watch(Cancel())
         token, shape = self._probe_token(), (self._model.n_layer - 1, self._model.n_embd)
         self._session.steer(None)
         bare = self._probe(token)

@@ -69,7 +69,23 @@ PROMPTS: list[list[Segment]] = [
     for vectors in VECTORS
     for control in (None, *CONTROLS)
     for tail in ([], [Text("dcb")])
-] + [[Text("abcddcb")], [Text("abcd")]]
+] + [
+    [Text("abcddcb")],
+    [Text("abcd")],
+    # Nothing is steered yet, but for what is still to be written.
+    [Text("abcd"), Soft(VECTORS[0][:0], CONTROLS[0])],
+]
+
+
+def test_a_control_vector_behind_a_prompt_steers_what_follows(llm: LLM) -> None:
+    bare, steered = [Text("abcd")], [Text("abcd"), Soft(VECTORS[0][:0], CONTROLS[0])]
+    [wanted] = llm.score([*steered, Text("a")], ["b"])
+    llm.logits(bare)
+    both = llm.score(steered, ["ab"])[0].logprob
+    first = float(log_softmax(cold(llm, bare))[llm.tokenize("a")[0]])
+    assert both - first == pytest.approx(wanted.logprob, abs=1e-3)
+    plain = llm.score(bare, ["ab"])[0].logprob
+    assert abs(both - plain) > 0.01
 
 
 @given(asked=st.lists(st.sampled_from(PROMPTS), min_size=2, max_size=6))
@@ -182,6 +198,13 @@ def test_its_golden_vectors_hold_the_control_vector(tmp_path: Path, model: Path)
     tiny_plug.swap(folder, tiny_plug.GOLDEN, (folder / tiny_plug.GOLDEN).read_bytes()[:-4])
     with pytest.raises(PlugError, match="bytes, not 4 x 2 texts"):
         Plug(folder)
+
+
+def test_a_model_whose_last_answer_was_cancelled_is_tried_all_the_same(llm: LLM) -> None:
+    generation = llm.generate(BARE, GREEDY)
+    generation.cancel()
+    assert generation.read() == ""
+    llm.ensure_steerable(N_CONTROL)
 
 
 def test_a_plug_for_another_number_of_layers_is_refused(tmp_path: Path, model: Path) -> None:
