@@ -41,7 +41,11 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     add("--json", type=Path, required=True, help="the run is saved here, its journal beside it")
     add("--plug", type=Path, help="folder or .zip (default: the one ppedge ships)")
     add("--llm", type=Path, help="GGUF file (default: the packaged model)")
-    add("--instruction", type=Path, help="instruction.npy of a training with --persona-tokens 0")
+    add(
+        "--instruction",
+        type=Path,
+        help="instruction.npy of a training with --persona-tokens 0, or what export.crowd writes",
+    )
     add("--limit", type=positive, help="ask this many questions, a seeded choice (default: all)")
     add("--seed", type=int, default=0, help="of choices, swaps, tuning, intervals (default: 0)")
     add("--decode", choices=("greedy", "beam", "both"), default="greedy",

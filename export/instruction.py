@@ -8,6 +8,8 @@ control vectors, one of those as ``control``, float32 [n_layer - 1, n_embd].
 from __future__ import annotations
 
 import hashlib
+import zipfile
+import zlib
 from pathlib import Path
 from typing import IO
 
@@ -33,7 +35,7 @@ def read_instruction(path: Path, n_embd: int, n_layer: int) -> Soft:
     try:
         found = np.load(path, allow_pickle=False)
         arrays = {"soft": found} if isinstance(found, np.ndarray) else dict(found)
-    except ValueError as error:  # a pickle, or no array at all
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:  # no array, damage
         raise ValueError(f"{path}: not an array that numpy saved: {error}") from None
     if "soft" not in arrays or not arrays.keys() <= {"soft", "control"}:
         raise ValueError(
