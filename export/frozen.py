@@ -79,10 +79,7 @@ class GgufWords:
         return self._llm.tokenize(text, special=special)
 
     def ensure_steerable(self, n_control: int) -> None:
-        try:
-            self._llm.ensure_steerable(n_control)
-        except ModelError as error:
-            raise ValueError(str(error)) from None
+        self._llm.ensure_steerable(n_control)
 
 
 class TransformersWords:
@@ -141,6 +138,8 @@ class FrozenLLM:
         self.template = tuple(template)
         self.end = self.words.end
         self.n_layer: int = self.model.config.get_text_config().num_hidden_layers
+        lists = (each for each in self.model.modules() if isinstance(each, torch.nn.ModuleList))
+        self._layers = next((list(each) for each in lists if len(each) == self.n_layer), [])
         self.embed = self.model.get_input_embeddings()
         weight = self.embed.weight
         # Gemma multiplies its rows on the way in; soft tokens come after that.
@@ -153,11 +152,17 @@ class FrozenLLM:
         return self.words.tokens(text, special)
 
     def ensure_steerable(self, n_control: int) -> None:
-        """Refuse a GGUF that the run time could not steer by control vectors.
+        """Refuse a model that cannot be steered by control vectors, here or at run time.
 
         Raises:
-            ValueError: its architecture, or the number of layers, is not for them.
+            ValueError: its layers were not found.
+            ModelError: llama.cpp does not steer a GGUF of this architecture.
         """
+        if len(self._layers) != n_control + 1:
+            raise ValueError(
+                f"--control: found {len(self._layers)} layers to steer in this model, and there "
+                f"should be {n_control + 1}; leave it out"
+            )
         if isinstance(self.words, GgufWords):
             self.words.ensure_steerable(n_control)
 
@@ -273,7 +278,7 @@ class FrozenLLM:
         # The state before a token predicts it.
         predicting = F.pad(scored, (lead, 0))[:, 1:]
         embedded = torch.cat(pieces, 1)
-        with _steering(self.model, self.n_layer, control, head.last.shape[1]):
+        with _steering(self._layers[1:], control, head.last.shape[1]):
             logits = self._continue(
                 head, embedded, F.pad(real, (lead, 0), value=True), F.pad(predicting, (0, 1))
             )
@@ -341,33 +346,35 @@ def _selecting(output: torch.nn.Module, wanted: Tensor) -> Iterator[None]:
 
 @contextmanager
 def _steering(
-    model: torch.nn.Module, n_layer: int, control: Tensor | None, start: int
+    layers: Sequence[torch.nn.Module], control: Tensor | None, start: int
 ) -> Iterator[None]:
-    """Within it, what layers put out at positions from ``start`` on is moved by ``control``.
+    """Within it, what ``layers`` put out at positions from ``start`` on is moved by ``control``.
 
-    As llama.cpp does it: behind the whole layer, and never behind the first.
+    As llama.cpp does it: behind the whole layer.
+
+    Args:
+        layers: all but the first.
+        control: [B, len(layers), E], or None to move nothing.
+        start: as above.
     """
     if control is None:
         yield
         return
-    lists = (each for each in model.modules() if isinstance(each, torch.nn.ModuleList))
-    layers = next(each for each in lists if len(each) == n_layer)
 
     def moved(hidden: Tensor, vector: Tensor) -> Tensor:
-        added = vector[:, None].to(hidden.dtype).expand(-1, hidden.shape[1] - start, -1)
-        return hidden + F.pad(added, (0, 0, start, 0))
+        behind = hidden[:, start:] + vector[:, None].to(hidden.dtype)
+        return torch.cat([hidden[:, :start], behind], 1)
 
     def hook(vector: Tensor) -> Callable[[torch.nn.Module, Any, Any], Any]:
         def move(_: torch.nn.Module, __: Any, out: Any) -> Any:
-            return (
-                moved(out, vector) if isinstance(out, Tensor) else (moved(out[0], vector), *out[1:])
-            )
+            if isinstance(out, Tensor):
+                return moved(out, vector)
+            return (moved(out[0], vector), *out[1:])
 
         return move
 
     hooks = [
-        layer.register_forward_hook(hook(control[:, place]))
-        for place, layer in enumerate(list(layers)[1:])
+        layer.register_forward_hook(hook(control[:, place])) for place, layer in enumerate(layers)
     ]
     try:
         yield

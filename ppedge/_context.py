@@ -82,7 +82,15 @@ class Context:
         self._control: Control | None = None
         # Whether llama.cpp's logits are those after the last held position.
         self._fresh = False
-        self.scale: float = beside.scale if beside else self._probe_scale()
+        # A token, and the logits after it alone.
+        self._probed: tuple[int, NDArray[np.float32]]
+        self.scale: float
+        if beside:
+            self._probed, self.scale = beside._probed, beside.scale
+        else:
+            token = self._probe_token()
+            self._probed = token, self._probe(token)
+            self.scale = self._probe_scale()
 
     def count_held(self, prompt: Prompt) -> int:
         """Return how many of the prompt's positions need no work any more."""
@@ -134,9 +142,8 @@ class Context:
         """
         self.forget()
         self._session.watch(Cancel())
-        token, shape = self._probe_token(), (self._model.n_layer - 1, self._model.n_embd)
-        self._session.steer(None)
-        bare = self._probe(token)
+        token, bare = self._probed
+        shape = (self._model.n_layer - 1, self._model.n_embd)
         self._session.steer(np.ones(shape, np.float32).tobytes())
         steered = self._probe(token)
         self.forget()
@@ -270,9 +277,8 @@ class Context:
         n_free = max(0, control.start - len(self._held)) if control else len(rows)
         for chunk in (*_chunks(rows[:n_free], n_batch), *_chunks(rows[n_free:], n_batch)):
             at = len(self._held)
-            steering = control is not None and at >= control.start
             try:
-                self._session.steer(control.layers if control and steering else None)
+                self._session.steer(control.layers if control and at >= control.start else None)
                 self._submit(chunk, at, outputs if at + len(chunk) == end else 0)
             except BaseException:
                 # A failed batch may have left some of its positions behind.
@@ -296,9 +302,8 @@ class Context:
         llama.cpp scales its token path and its embedding path alike on some architectures and
         not on others, and this changed between versions; a wrong scale gives fluent nonsense.
         """
-        token = self._probe_token()
+        token, wanted = self._probed
         row = self._gguf.embedding_rows([token])
-        wanted = self._probe(token)
         tolerance = _PROBE_TOLERANCE * float(wanted.std())
         for scale in (np.float32(1), np.sqrt(np.float32(row.shape[1]))):
             found = self._probe(row * scale)

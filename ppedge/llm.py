@@ -192,9 +192,10 @@ class LLM(Closing):
         Raises:
             ModelError: the segments do not fit, or llama.cpp failed.
         """
-        if not self.tokens(segments):
+        rows, control = self._rows(segments)
+        if not rows:
             return 0
-        prompt = self._prompt(segments)
+        prompt = self._fitting(rows, control)
         with self._model.lock:
             self._model.ensure_open()
             try:
@@ -428,7 +429,9 @@ class LLM(Closing):
         return control_layers(control, index, self._model.n_layer, self.n_embd)
 
     def _prompt(self, segments: Sequence[Segment]) -> Prompt:
-        rows, control = self._rows(segments)
+        return self._fitting(*self._rows(segments))
+
+    def _fitting(self, rows: list[Row], control: Control | None) -> Prompt:
         if not rows:
             raise ModelError("the prompt is empty: the model needs at least one token")
         self._ensure_room(len(rows), "the prompt")
