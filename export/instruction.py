@@ -8,8 +8,6 @@ control vectors, one of those as ``control``, float32 [n_layer - 1, n_embd].
 from __future__ import annotations
 
 import hashlib
-import zipfile
-import zlib
 from pathlib import Path
 from typing import IO
 
@@ -35,8 +33,13 @@ def read_instruction(path: Path, n_embd: int, n_layer: int) -> Soft:
     try:
         found = np.load(path, allow_pickle=False)
         arrays = {"soft": found} if isinstance(found, np.ndarray) else dict(found)
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:  # no array, damage
+    except OSError:
+        raise
+    except Exception as error:  # of numpy, zipfile and zlib: a dozen kinds
         raise ValueError(f"{path}: not an array that numpy saved: {error}") from None
+    # What is no array in an archive comes as its bytes.
+    if strange := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
+        raise ValueError(f"{path}: not an array that numpy saved: {strange[0]}")
     if "soft" not in arrays or not arrays.keys() <= {"soft", "control"}:
         raise ValueError(
             f"{path}: holds {', '.join(sorted(arrays)) or 'nothing'}; an instruction's archive "
@@ -53,19 +56,19 @@ def check_instruction(soft: Soft, n_embd: int, n_layer: int, where: str) -> None
     Raises:
         ValueError: one line that says how.
     """
-    rows = soft.vectors
+    rows, control = soft.vectors, soft.control
     if rows.dtype != np.float32 or rows.ndim != 2 or not len(rows) or rows.shape[1] != n_embd:
         raise ValueError(
             f"{where}: a soft instruction for this model is float32 [n, {n_embd}], not "
             f"{rows.dtype} {list(rows.shape)}"
         )
-    control = np.zeros((n_layer - 1, n_embd), np.float32) if soft.control is None else soft.control
-    if control.dtype != np.float32 or control.shape != (n_layer - 1, n_embd):
+    wanted = (n_layer - 1, n_embd)
+    if control is not None and (control.dtype != np.float32 or control.shape != wanted):
         raise ValueError(
-            f"{where}: a control vector for this model is float32 [{n_layer - 1}, {n_embd}], not "
+            f"{where}: a control vector for this model is float32 {list(wanted)}, not "
             f"{control.dtype} {list(control.shape)}"
         )
-    if not (np.isfinite(rows).all() and np.isfinite(control).all()):
+    if not all(np.isfinite(part).all() for part in (rows, control) if part is not None):
         raise ValueError(f"{where}: holds a number that is not finite")
 
 

@@ -1,5 +1,7 @@
 """Soft instructions in files: they come back as they were, or are refused in one line."""
 
+import zipfile
+
 import numpy as np
 import pytest
 
@@ -44,6 +46,38 @@ def test_a_damaged_file_is_refused_in_one_line(tmp_path, cut):
     path.write_bytes(path.read_bytes()[:cut])
     with pytest.raises(ValueError, match=r"^[^\n]*i\.npz: not an array that numpy saved[^\n]*$"):
         read_instruction(path, 8, 4)
+
+
+def member(content):
+    def write(path):
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("soft.npy", content)
+
+    return write
+
+
+def changed(*bytes_at):
+    """An archive with bits of its headers set; "c" counts from the central directory."""
+
+    def write(path):
+        data = bytearray(written(path, Soft(ROWS)).read_bytes())
+        directory = data.find(b"PK\x01\x02")
+        for place, value in bytes_at:
+            data[directory + int(place[1:]) if place[0] == "c" else int(place)] |= value
+        path.write_bytes(data)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    "write",
+    [member(b"hello"), member(b""), changed(("6", 1), ("c8", 1)), changed(("8", 99), ("c10", 99))],
+    ids=["text", "empty", "encrypted", "odd compression"],
+)
+def test_an_archive_of_no_arrays_is_refused_in_one_line(tmp_path, write):
+    write(tmp_path / "i.npz")
+    with pytest.raises(ValueError, match=r"^[^\n]*i\.npz: not an array that numpy saved[^\n]*$"):
+        read_instruction(tmp_path / "i.npz", 8, 4)
 
 
 @pytest.mark.parametrize(
