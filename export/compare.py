@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from export.bootstrap import Estimate
-from export.commands import check_output, check_seed, one_line_errors
+from export.commands import check_output, check_seed, one_line_errors, replacing
 from export.records import Run, differing
 from export.summary import BEAM, Cell, Series, Table, common, gap, heading, markdown, series_of
 
@@ -177,7 +177,8 @@ def main(words: Sequence[str] | None = None) -> None:
         print(markdown(table(changes)) + "\n\n" + "\n".join(f"- {remark}" for remark in said))
         if args.json:
             whole = {"remarks": said, "changes": [asdict(change) for change in changes]}
-            args.json.write_text(json.dumps(whole, indent=1) + "\n", encoding="ascii")
+            with replacing(args.json, encoding="ascii") as file:
+                file.write(json.dumps(whole, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from export.asking import evaluate, open_setup
-from export.commands import check_output, check_seed, number, one_line_errors, positive
+from export.commands import (
+    check_output,
+    check_seed,
+    number,
+    one_line_errors,
+    positive,
+    replacing,
+)
 from export.data import write_predictions
 from export.methods import KNOWN, parse_method
 from export.records import Run
@@ -131,7 +138,8 @@ def main(words: Sequence[str] | None = None) -> None:
         if args.html:
             from export.report import report
 
-            args.html.write_text(report(run, rows, seed=args.seed), encoding="utf-8")
+            with replacing(args.html) as file:
+                file.write(report(run, rows, seed=args.seed))
 
 
 if __name__ == "__main__":

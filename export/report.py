@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from export.commands import check_output, check_seed, one_line_errors
+from export.commands import check_output, check_seed, one_line_errors, replacing
 from export.metrics import NLL
 from export.records import Run
 from export.report_plots import (
@@ -302,7 +302,8 @@ def main(words: Sequence[str] | None = None) -> None:
         run = Run.load(args.run)
         against = args.against or run.settings.get("against")
         rows = summarise(run, against, args.seed)
-        args.page.write_text(report(run, rows, args.seed, args.examples), encoding="utf-8")
+        with replacing(args.page) as file:
+            file.write(report(run, rows, args.seed, args.examples))
 
 
 if __name__ == "__main__":
