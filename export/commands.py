@@ -98,7 +98,8 @@ def check_output(parser: argparse.ArgumentParser, path: Path | None) -> None:
 def replacing(path: Path, encoding: str | None = "utf-8") -> Iterator[IO[Any]]:
     """Open a file that takes the place of ``path``, whole, at the end of the block.
 
-    Where the block fails, ``path`` stays as it was.
+    Where the block fails, ``path`` stays as it was. Through a link its target is replaced; what is
+    no file, such as a pipe or ``/dev/stdout``, is written to as it is.
 
     Args:
         path: the file, new or old.
@@ -107,9 +108,15 @@ def replacing(path: Path, encoding: str | None = "utf-8") -> Iterator[IO[Any]]:
     Raises:
         OSError: the disk did not take it.
     """
+    mode = "wb" if encoding is None else "w"
+    if path.exists() and not path.is_file():
+        with path.open(mode, encoding=encoding) as file:
+            yield file
+        return
+    path = Path(os.path.realpath(path))
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with beside.open("wb" if encoding is None else "w", encoding=encoding) as file:
+        with beside.open(mode, encoding=encoding) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

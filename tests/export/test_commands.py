@@ -1,6 +1,7 @@
 """What the commands share: one line for every failure, and files that are whole or untouched."""
 
 import argparse
+import os
 
 import pytest
 
@@ -56,6 +57,29 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
         file.write("new")
     assert path.read_text() == "new"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("old", ["old", None])
+def test_through_a_link_its_target_is_replaced(tmp_path, old):
+    target, link = tmp_path / "a.json", tmp_path / "link.json"
+    if old is not None:
+        target.write_text(old)
+    link.symlink_to(target)
+    with replacing(link) as file:
+        file.write("new")
+    assert link.is_symlink()
+    assert target.read_text() == "new"
+
+
+def test_a_pipe_is_written_to_and_stays_one(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    end = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    with replacing(pipe) as file:
+        file.write("new")
+    assert os.read(end, 9) == b"new"
+    os.close(end)
+    assert pipe.is_fifo()
 
 
 @pytest.mark.parametrize("word", ["0", "-1", "1.5", "x", ""])
