@@ -245,6 +245,35 @@ def write_predictions(path: Path, task_name: str, predictions: Mapping[str, str]
         file.write(json.dumps({"task": task_name, "golds": golds}) + "\n")
 
 
+def write_questions(folder: Path, task_name: str, questions: Sequence[Question]) -> None:
+    """Write dev_questions.json and dev_outputs.json, each whole or not at all.
+
+    Args:
+        folder: made if it is not there.
+        task_name: such as "LaMP_7_voices"; its number says which fields a profile record has. What
+            they do not hold of a note (task 7 has no input) is left out.
+        questions: with ids that differ.
+    """
+    asked, written = task_of(int(_TASK.findall(task_name)[0])).note_fields[0]
+    records = [
+        {
+            "id": question.id,
+            "user_id": question.user,
+            "input": question.input,
+            "profile": [
+                {"id": str(i), **({asked: note.input} if asked else {}), written: note.output}
+                for i, note in enumerate(question.history)
+            ],
+        }
+        for question in questions
+    ]
+    golds = [{"id": question.id, "output": question.output} for question in questions]
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, value in (("questions", records), ("outputs", {"task": task_name, "golds": golds})):
+        with replacing(folder / f"dev_{name}.json") as file:
+            json.dump(value, file, indent=0)
+
+
 def _outputs(path: Path) -> dict[str, Any]:
     """An outputs file; it is read whole, as golds come in any order and are small."""
     value = read(path)

@@ -21,10 +21,31 @@ REQUESTS = (
     "Write a few sentences",
     "Tell me",
 )
+# What a varied request asks for: the rest of a text that is begun, or the text under its title.
+CONTINUE = ("Continue: {}", "Go on from here: {}", "Finish what I began: {}")
+UNDER = (
+    "Write a short text under this title: {}",
+    "Write what goes with this subject: {}",
+    "What stands under this heading? {}",
+)
+FREE = "/free"  # ends the id of a question that a general prompt asks
+LEAST = 8  # words of a text that can be begun and left to be finished
+# A task's question in other words than its own; each holds what `Task.source` looks for.
+OTHERWISE = {
+    4: ("A headline for this article: {}", "What would I call this article: {}"),
+    5: ("Give a title to this paper: {}", "What would I call this paper: {}"),
+    6: ("Subject line: {}", "Sum up in one line: {}", "What would I call this: {}"),
+    7: ("Say this in my words: {}", "Put this the way I would: {}", "Post this for me: {}"),
+}
 
 
 def leave_one_out(
-    question: Question, index: int, *, general: bool, rng: np.random.Generator
+    question: Question,
+    index: int,
+    *,
+    general: bool,
+    rng: np.random.Generator,
+    varied: bool = False,
 ) -> Question | None:
     """Ask for note ``index`` of a person's history, the others being the history.
 
@@ -34,6 +55,8 @@ def leave_one_out(
         general: ask in a writing prompt's words for the person's running text (a commit's body,
             an abstract, a tweet), not in the task's words for its title.
         rng: draws the words of a writing prompt.
+        varied: whether a text may also be begun, or its title given, to be written on from; and
+            whether a fifth of the others are asked for in words that are not the task's.
 
     Returns:
         The question, or None where the note leaves nothing to ask from (always so in task 1: a
@@ -49,11 +72,16 @@ def leave_one_out(
     note = notes[index]
     if general:
         answer = opening(note.output)
-        prompt = source = writing_prompt(answer, rng)
+        title = question.history[index].output if question.history[index].input else ""
+        prompt, answer = request(answer, title if varied else "", rng, begun=varied)
+        source = prompt
     else:
         answer = note.output
         source = neutralise(note.output) if task.number == 7 else note.input
         prompt = task.ask(source, like=question.input)
+        if varied and task.number in OTHERWISE and rng.random() < 0.2:
+            forms = OTHERWISE[task.number]
+            prompt = forms[int(rng.integers(len(forms)))].format(source)
     written = general or task.kind == "text"
     if not source or (written and len(answer.split()) < 2):
         return None
@@ -65,7 +93,7 @@ def leave_one_out(
         if i != index and (other.output != note.output if written else other.input != note.input)
     )
     return Question(
-        id=f"{question.id}/{index}",
+        id=f"{question.id}/{index}{FREE if general else ''}",
         user=question.user,
         task=question.task,
         input=prompt,
@@ -89,6 +117,26 @@ def opening(text: str, limit: int = 240) -> str:
     ends = [found.end() for found in re.finditer(r"[.!?](?=\s|$)", text)]
     fitting = [end for end in ends if end <= limit] or ends[:1] or [len(text)]
     return text[: fitting[-1]]
+
+
+def request(text: str, title: str, rng: np.random.Generator, *, begun: bool) -> tuple[str, str]:
+    """A general prompt for a text, and what is to be written.
+
+    Args:
+        text: what the person wrote.
+        title: what they called it; "" where it has no title, or must not be asked by it.
+        rng: of what is drawn.
+        begun: whether the first words of the text may be given, and only the rest be wanted.
+    """
+    kind = rng.random() if begun or title else 0.0
+    words = text.split()
+    if kind > 0.75 and title:
+        return UNDER[int(rng.integers(len(UNDER)))].format(title), text
+    if kind > 0.5 and begun and len(words) >= LEAST:
+        cut = int(rng.integers(3, len(words) // 2 + 1))
+        form = CONTINUE[int(rng.integers(len(CONTINUE)))]
+        return form.format(" ".join(words[:cut])), " ".join(words[cut:])
+    return writing_prompt(text, rng), text
 
 
 def writing_prompt(text: str, rng: np.random.Generator) -> str:

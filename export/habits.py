@@ -13,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from export.data import Question
+from export.examples import FREE
 from export.tasks import task_of
 from export.voices import Voice
 from ppedge.history import Note
@@ -23,7 +24,8 @@ MAX_NOTES = 16  # of a worn history: each of its texts is new, and has to be enc
 
 def in_words_of_task(question: Question) -> bool:
     """Whether the prompt is the task's own, and not a general writing prompt."""
-    return task_of(question.task).source(question.input) != question.input
+    free = question.id.removesuffix(WORN).endswith(FREE)
+    return not free and task_of(question.task).source(question.input) != question.input
 
 
 def wear(question: Question, voice: Voice, rng: np.random.Generator) -> Question:

@@ -89,6 +89,7 @@ class Sampler:
         reconstruct: int = 0,
         habits: float = 0.0,
         choosers: float = 0.0,
+        varied: bool = False,
     ) -> None:
         """Sort the questions by task and user.
 
@@ -105,10 +106,11 @@ class Sampler:
                 learns to say what a note says before it learns to write like it.
             habits: share of the tasks' examples that a made-up person's habits are put on.
             choosers: share of the made-up people who label texts and do not write any.
+            varied: ask in more ways than one: see `leave_one_out` and `draw_choice`.
         """
         self.batch, self.seed, self.in_order, self.voiced = batch, seed, in_order, voiced
         self.leave_one_out, self.dropout, self.reconstruct = leave_one_out, dropout, reconstruct
-        self.habits, self.choosers = habits, choosers
+        self.habits, self.choosers, self.varied = habits, choosers, varied
         self.users: dict[int, list[list[Question]]] = {}
         for task in sorted({q.task for q in questions}):
             users: dict[str, list[Question]] = {}
@@ -125,7 +127,7 @@ class Sampler:
         task = self.tasks[int(rng.choice(len(self.tasks), p=self.shares))]
         if task == TASK and self.voiced:
             if self.choosers and rng.random() < self.choosers:
-                return draw_choice(self.voiced.texts, rng)
+                return draw_choice(self.voiced.texts, rng, varied=self.varied)
             return self.voiced.draw(rng)
         question = self._of_person(task, rng)
         if self.habits and rng.random() < self.habits and task_of(task).kind == "text":
@@ -143,6 +145,7 @@ class Sampler:
             int(rng.integers(len(question.history))),
             general=rng.random() < GENERAL[task],
             rng=rng,
+            varied=self.varied,
         )
         return left_out or question
 

@@ -175,6 +175,7 @@ def open_run(args: argparse.Namespace) -> Run:
             reconstruct=args.reconstruct,
             habits=args.habits,
             choosers=args.choosers,
+            varied=args.varied,
         ),
         dev=[
             *dev_questions(args.data, args.tasks, args.eval_limit, args.seed),

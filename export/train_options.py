@@ -107,6 +107,8 @@ def parser() -> argparse.ArgumentParser:
         help="of the tasks' examples, written with a made-up person's habits")  # fmt: skip
     add("--choosers", type=fraction, default=0.0, metavar="SHARE",
         help="of the made-up people, who label texts and write none")  # fmt: skip
+    add("--varied", action="store_true",
+        help="ask in more ways: for texts begun or titled, in other words, by topic")  # fmt: skip
     add("--notes-in-prompt", type=fraction, default=0.0, metavar="SHARE",
         help="of the examples, with one or two of the notes in the prompt as well")  # fmt: skip
     add("--no-leave-one-out", dest="leave_one_out", action="store_false",

@@ -14,15 +14,14 @@ prompt), for ``export.evaluate``.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
-from export.commands import check_seed, one_line_errors, positive, replacing
-from export.data import Question
+from export.commands import check_seed, one_line_errors, positive
+from export.data import Question, write_questions
 from export.plain import Plain, read_plain
 from export.voices import Voice, draw_voice
 from ppedge.history import Note
@@ -96,25 +95,6 @@ def one_of(rng: np.random.Generator, things: Sequence[Thing]) -> Thing:
     return things[int(rng.integers(len(things)))]
 
 
-def write(questions: Sequence[Question], folder: Path) -> None:
-    """Write dev_questions.json and dev_outputs.json, whole or not at all; the folder is made."""
-    folder.mkdir(parents=True, exist_ok=True)
-    asked = [
-        {
-            "id": q.id,
-            "user_id": q.user,
-            "input": q.input,
-            "profile": [{"id": str(i), "text": note.output} for i, note in enumerate(q.history)],
-        }
-        for q in questions
-    ]
-    golds = [{"id": q.id, "output": q.output} for q in questions]
-    files = {"questions": asked, "outputs": {"task": "LaMP_7_voices", "golds": golds}}
-    for name, value in files.items():
-        with replacing(folder / f"dev_{name}.json") as file:
-            json.dump(value, file, indent=0)
-
-
 def main(words: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -131,7 +111,7 @@ def main(words: Sequence[str] | None = None) -> None:
     check_seed(parser, args.seed)
     with one_line_errors("export.voiced"):
         questions = dev_questions(read_plain(args.plain), args.count, args.seed)
-        write(questions, args.out)
+        write_questions(args.out, "LaMP_7_voices", questions)
         print(f"{len(questions)} questions: {args.out}")
 
 

@@ -1,5 +1,7 @@
 """Made-up habits on real examples, people who choose, and notes put into training prompts."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -115,6 +117,78 @@ def test_choosers_take_their_share_of_the_made_up_people(texts):
     assert of(0) == 0
     assert of(1) == 1
     assert of(0.3) == pytest.approx(0.3, abs=0.07)
+
+
+@pytest.fixture(scope="module")
+def by_topic():
+    return [
+        Plain(f"Say {i}.", f"thing {i % 12}", f"Thing {i % 12} is here. It is {i} o'clock.")
+        for i in range(240)
+    ]
+
+
+def varied(texts, count=400):
+    return [draw_choice(texts, np.random.default_rng(seed), varied=True) for seed in range(count)]
+
+
+def topic(text):
+    return re.search(r"Thing \d+", text)[0]
+
+
+def test_varied_choosers_pick_or_label_and_their_notes_hold_no_copy(by_topic):
+    picks = 0
+    for question in varied(by_topic):
+        labels = [note.output for note in question.history]
+        assert question.history
+        if all(note.input for note in question.history):
+            assert all(label in question.input for label in [question.output, *labels])
+            assert all(note.input not in question.input for note in question.history)
+        else:
+            picks += 1
+            assert not any(note.input for note in question.history)
+    assert picks == pytest.approx(100, abs=35)
+
+
+def test_who_picks_takes_the_text_that_is_about_what_they_write_about(by_topic):
+    answers = set()
+    for question in varied(by_topic):
+        if any(note.input for note in question.history):
+            continue
+        [own] = {topic(note.output) for note in question.history}
+        options = re.findall(r'([^\s"]+ ?\d?[^\s"]*) "([^"]+)"', question.input)
+        right = [text for mark, text in options if f"{own} " in text]
+        assert len(right) == 1
+        number = 1 + [text for _, text in options].index(right[0])
+        assert str(number) in question.output
+        assert question.output in question.input
+        answers.add(number)
+    assert answers == {1, 2, 3}
+
+
+def test_some_label_by_topic_so_that_like_notes_tell(by_topic):
+    told = by_liking = 0
+    for question in varied(by_topic):
+        alike = {n.output for n in question.history if n.input and topic(n.input) in question.input}
+        told += alike == {question.output} and len({n.output for n in question.history}) > 1
+        by_liking += len(alike) > 1
+    assert told > 400 * 0.2
+    assert by_liking > 0
+
+
+def test_who_gives_scores_has_a_usual_one(by_topic):
+    near = strays = 0
+    for question in varied(by_topic, 1500):
+        labels = [note.output for note in question.history if note.input]
+        if len(labels) > 5 and all(label.isdigit() for label in labels):
+            scores = np.array([int(label) for label in labels])
+            near += abs(int(question.output) - np.median(scores)) <= 2
+            strays += abs(int(question.output) - np.median(scores)) > 2
+    assert near > 5 * strays
+
+
+def test_where_no_two_texts_are_of_a_topic_varied_choosers_go_by_liking(texts):
+    for question in varied(texts, 40):
+        assert all(note.input for note in question.history)
 
 
 # --- notes in the prompt --------------------------------------------------------------------------

@@ -85,6 +85,7 @@ def dev_losses(tmp_path, out):
         ("--query-encoder", "separate", "--encoder-lr", 0.001),
         ("--contrast", 1, "--contrast-from", 1, "--contrast-margin", 0.2),
         ("--habits", 0.3, "--notes-in-prompt", 0.5),
+        ("--varied",),
         ("--key-fields", "both", "--value-fields", "both", "--raw-vectors", "--dtype", "float32"),
     ],
     ids=lambda form: form[0],
