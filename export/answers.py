@@ -106,7 +106,7 @@ def _decoded(
     llm: LLM, composed: Composed, asked: Asked, decode: Decode, dry_multiplier: float
 ) -> _Written:
     max_tokens = task_of(asked.question.task).max_tokens
-    segments, mix = composed.segments, composed.lead
+    segments, mix = composed.segments, composed.mix
     greedy = beam = None
     answered = 0.0
     if decode != "beam":

@@ -67,7 +67,7 @@ def sample(
         bench.warm(method, each)
         composed = bench.compose(method, each)
         sampling = Sampling(seed=later_seed(seed, number), max_tokens=MAX_TOKENS)
-        answer = bench.llm.generate(composed.segments, sampling, mix=composed.lead).read()
+        answer = bench.llm.generate(composed.segments, sampling, mix=composed.mix).read()
         runs = runs_of(answer, n_words) - runs_of(question.input, n_words)
         for note in question.history:
             for text in (note.input, note.output):

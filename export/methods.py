@@ -13,9 +13,8 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 from export.baselines import (
@@ -137,26 +136,18 @@ class Composed:
         segments: for `LLM`.
         shortened: whether the prompt had to lose history items or words to fit the context.
         memory: the history's wording, where the method and the plug have a literal memory.
-        guide: puts guidance behind the memory's say, where the method's strength is not 1.
+        guide: memory and guidance, where the method's strength is not 1.
     """
 
     segments: list[Segment]
     shortened: bool
     memory: LiteralMemory | None = None
-    guide: Callable[[Mix | None], Mix] | None = None
+    guide: Mix | None = None
 
     @property
     def mix(self) -> Mix | None:
-        """What memory and guidance do to each token of a text that is scored."""
-        return self._guided(self.memory.mix if self.memory else None)
-
-    @property
-    def lead(self) -> Mix | None:
-        """What they do to each token of an answer that is written."""
-        return self._guided(self.memory.lead if self.memory else None)
-
-    def _guided(self, mix: Mix | None) -> Mix | None:
-        return self.guide(mix) if self.guide else mix
+        """For `LLM`: what memory and guidance do to each token."""
+        return self.guide or (self.memory.mix if self.memory else None)
 
 
 class Bench:
@@ -232,7 +223,8 @@ class Bench:
             soft, wording = self._heard(method, asked)
         template, guide = self.plug.manifest.template, None
         if method.strength != 1:
-            guide = partial(self.llm.guide, render(template, prompt, None), method.strength)
+            bare, mix = render(template, prompt, None), wording.mix if wording else None
+            guide = self.llm.guide(bare, method.strength, mix)
         return Composed(render(template, prompt, soft), shortened, wording, guide)
 
     def shortens(self, method: Method, asked: Asked) -> bool:

@@ -43,9 +43,6 @@ MAX_SCORE: Final = 30.0
 MIN_ENTROPY: Final = 0.01
 """Nats that are added to an entropy before its logarithm is taken."""
 
-PLAUSIBLE: Final = 0.03
-"""Share of the likeliest token's probability that a token needs for an answer to be led to it."""
-
 # More than so many tokens are made of, runs of spaces aside; a longer text is not tokenized whole.
 _MAX_CHARS: Final = 32 * MAX_TOKENS
 _KEPT_TEXTS: Final = 4096
@@ -134,36 +131,12 @@ class LiteralMemory:
         Returns:
             Log-probabilities float32 [n_vocab].
         """
-        return self._mixed(logits, written, -math.inf)
-
-    def lead(self, logits: NDArray[np.float32], written: Sequence[int]) -> NDArray[np.float32]:
-        """Do what `mix` does, but add nothing to tokens that the model holds for hardly possible.
-
-        For answers that are being written. Where the prompt says how to go on, the notes may still
-        know a phrase of this person's that begins alike; once its first word is written, the rest
-        follows, and the answer is about something else.
-
-        Args:
-            logits: the model's, float32 [n_vocab].
-            written: the answer's tokens so far.
-
-        Returns:
-            Float32 [n_vocab], not normalised: `mix`, and of a token less than `PLAUSIBLE` times as
-            likely as the likeliest the model's own share alone.
-        """
-        return self._mixed(logits, written, math.log(PLAUSIBLE))
-
-    def _mixed(
-        self, logits: NDArray[np.float32], written: Sequence[int], floor: float
-    ) -> NDArray[np.float32]:
-        """Blend, adding only to tokens whose logit is ``floor`` or more beside the largest."""
         total, entropy = log_sum_exp_and_entropy(logits)
         share, added = self.blend(written, entropy)
         mixed = logits - np.float32(total - math.log(share))
-        own = logits[self.types]
-        heard = own >= logits.max() + floor
-        model = np.exp(own[heard].astype(np.float64) - total)
-        mixed[self.types[heard]] = np.log(share * model + added[heard])
+        if len(added):
+            model = np.exp(logits[self.types].astype(np.float64) - total)
+            mixed[self.types] = np.log(share * model + added)
         return mixed
 
     def blend(self, written: Sequence[int], entropy: float) -> tuple[float, NDArray[np.float64]]:

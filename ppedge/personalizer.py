@@ -253,7 +253,7 @@ class Personalizer(Closing):
         soft, control = (heard.soft, heard.control) if heard else (None, None)
         segments = self.segments(prompt, soft, control)
         memory = heard.memory if heard else None
-        mix: Mix | None = memory.lead if memory else None
+        mix: Mix | None = memory.mix if memory else None
         if heard and strength != 1:
             mix = self.llm.guide(self.segments(prompt, None), strength, mix)
         generation = self.llm.generate(segments, sampling, mix=mix)

@@ -15,15 +15,7 @@ from hypothesis import strategies as st
 
 from ppedge.errors import ModelError
 from ppedge.history import Note
-from ppedge.literal import (
-    MAX_TOKENS,
-    PLAUSIBLE,
-    Gate,
-    LiteralMemory,
-    LiteralSpec,
-    Wording,
-    log_sum_exp_and_entropy,
-)
+from ppedge.literal import MAX_TOKENS, Gate, LiteralMemory, LiteralSpec, Wording
 from ppedge.llm import LLM, Cancel, Mix
 from ppedge.persona import Persona
 from ppedge.personalizer import Personalizer
@@ -94,37 +86,6 @@ def test_a_memory_blends_by_the_formula(
     assert np.exp(found.astype(np.float64)).sum() == pytest.approx(1, abs=1e-6)
     share, added = memory.blend(written, entropy=1.5)
     assert share + added.sum() == pytest.approx(1, abs=1e-12)
-
-
-@given(st.lists(st.tuples(tokens, st.floats(1e-3, 1.0)), max_size=5), all_gates, all_logits, tokens)
-@settings(deadline=None, max_examples=200)
-def test_an_answer_is_led_to_plausible_tokens_only(
-    notes: list[tuple[list[int], float]],
-    gates: list[Gate],
-    logits: list[float],
-    written: list[int],
-) -> None:
-    memory = LiteralMemory([text for text, _ in notes], [weight for _, weight in notes], gates)
-    given_logits = np.array(logits, np.float32)
-    mixed, led = memory.mix(given_logits, written), memory.lead(given_logits, written)
-    assert led.dtype == np.float32
-    total, entropy = log_sum_exp_and_entropy(given_logits)
-    share, _ = memory.blend(written, entropy)
-    own = given_logits - np.float32(total) + np.float32(math.log(share))
-    # Half an ulp decides for a token that is exactly as likely as the bound.
-    clear = np.abs(given_logits - given_logits.max() - math.log(PLAUSIBLE)) > 1e-5
-    plausible = given_logits > given_logits.max() + math.log(PLAUSIBLE)
-    np.testing.assert_array_equal(led[plausible & clear], mixed[plausible & clear])
-    np.testing.assert_allclose(led[~plausible & clear], own[~plausible & clear], atol=1e-5)
-
-
-def test_a_trusted_memory_leads_no_answer_to_what_the_model_rules_out() -> None:
-    memory = LiteralMemory([[1, 2]] * 9, [1.0] * 9, TRUSTING)
-    logits = np.array([0.0, 0.0, -6.0, -np.inf, *[-9.0] * (N_VOCAB - 4)], np.float32)
-    assert memory.mix(logits, [1]).argmax() == 2
-    assert memory.lead(logits, [1])[2] < -6
-    assert memory.lead(logits, [1]).argmax() in (0, 1)
-    assert np.isneginf(memory.lead(logits, [1])[3])
 
 
 def test_a_memory_blends_as_counted_by_hand() -> None:
@@ -491,7 +452,7 @@ def test_answers_are_written_with_the_memory(personalizer: Personalizer, tmp_pat
         assert heard is not None
         assert heard.memory is not None
         segments = personalizer.segments(ASKED, heard.soft)
-        by_hand = personalizer.llm.generate(segments, sampling, mix=heard.memory.lead).read()
+        by_hand = personalizer.llm.generate(segments, sampling, mix=heard.memory.mix).read()
         assert answer.read() == by_hand
         assert by_hand != personalizer.llm.generate(segments, sampling).read()
 

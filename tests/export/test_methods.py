@@ -260,7 +260,7 @@ def test_a_memory_is_bit_for_bit_that_of_a_store(literal, tmp_path, notes):
         wanted = literal.condition(PROMPT, persona)
         assert told(found.memory, literal.llm) == told(wanted.memory, literal.llm)
         sampling = Sampling(temperature=0, max_tokens=20)
-        ours = literal.llm.generate(found.segments, sampling, mix=found.lead).read()
+        ours = literal.llm.generate(found.segments, sampling, mix=found.mix).read()
         assert ours == literal.stream(PROMPT, persona, sampling).read()
 
 
@@ -331,8 +331,8 @@ def test_answers_and_likelihoods_are_the_memory_s_too(literal, task):
         found[name] = record
         if task == 6:
             sampling = Sampling(temperature=0, max_tokens=48)
-            ours = literal.llm.generate(given.segments, sampling, mix=given.lead).read().strip()
-            beam = literal.llm.beam_search(given.segments, max_tokens=48, mix=given.lead)
+            ours = literal.llm.generate(given.segments, sampling, mix=given.mix).read().strip()
+            beam = literal.llm.beam_search(given.segments, max_tokens=48, mix=given.mix)
             assert (record.prediction, record.beam) == (ours, beam.text.strip())
     # What the notes are full of is likelier by them.
     assert found["persona"].nats < found["persona-noliteral"].nats
