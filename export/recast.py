@@ -12,7 +12,7 @@ requests like ``body`` and ``rest``, though not in these words.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -80,7 +80,7 @@ def _cut(text: str) -> str:
     return " ".join(text.split()[:WORDS])
 
 
-def main(words: list[str] | None = None) -> None:
+def main(words: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m export.recast",
