@@ -22,6 +22,7 @@ from export.commands import check_output, check_seed, one_line_errors, positive,
 from export.data import Question, read_questions
 from export.instruction import mean, write_instruction
 from export.persona_methods import NoteVectors, attend, project
+from export.voices import one_of
 from ppedge.plug import Plug
 from ppedge.prompt import Soft
 
@@ -48,7 +49,7 @@ def crowd(
     if not by_user:
         raise ValueError("nobody here has a note; a crowd needs some")
     people = [list(by_user.values())[i] for i in rng.permutation(len(by_user))]
-    written = [person.history[int(rng.integers(len(person.history)))] for person in people[:notes]]
+    written = [one_of(rng, person.history) for person in people[:notes]]
     rows = NoteVectors(plug).rows(written)
     asked = (people[notes:] or people)[:prompts]
     return mean([project(plug, attend(plug, each.input, rows)) for each in asked])

@@ -254,7 +254,7 @@ def write_questions(folder: Path, task_name: str, questions: Sequence[Question])
             they do not hold of a note (task 7 has no input) is left out.
         questions: with ids that differ.
     """
-    asked, written = task_of(int(_TASK.findall(task_name)[0])).note_fields[0]
+    asked, written = _task_named(task_name).note_fields[0]
     records = [
         {
             "id": question.id,
@@ -290,8 +290,12 @@ def _name(whole: Mapping[str, Any], path: Path) -> str:
 
 
 def _task(whole: Mapping[str, Any], path: Path) -> Task:
-    [number] = _TASK.findall(_name(whole, path))[:1]
-    return task_of(int(number))
+    return _task_named(_name(whole, path))
+
+
+def _task_named(name: str) -> Task:
+    """The task of a name that ``_TASK`` finds a number in."""
+    return task_of(int(_TASK.findall(name)[0]))
 
 
 def _golds(whole: Mapping[str, Any], path: Path) -> dict[str, str]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from export.data import Question
 from export.tasks import task_of
+from export.voices import one_of
 from ppedge.history import Note
 
 REQUESTS = (
@@ -72,16 +73,18 @@ def leave_one_out(
     note = notes[index]
     if general:
         answer = opening(note.output)
-        title = question.history[index].output if question.history[index].input else ""
-        prompt, answer = request(answer, title if varied else "", rng, begun=varied)
+        if varied:
+            whole = question.history[index]
+            prompt, answer = request(answer, whole.output if whole.input else "", rng)
+        else:
+            prompt = writing_prompt(answer, rng)
         source = prompt
     else:
         answer = note.output
         source = neutralise(note.output) if task.number == 7 else note.input
         prompt = task.ask(source, like=question.input)
         if varied and task.number in OTHERWISE and rng.random() < 0.2:
-            forms = OTHERWISE[task.number]
-            prompt = forms[int(rng.integers(len(forms)))].format(source)
+            prompt = one_of(rng, OTHERWISE[task.number]).format(source)
     written = general or task.kind == "text"
     if not source or (written and len(answer.split()) < 2):
         return None
@@ -119,23 +122,20 @@ def opening(text: str, limit: int = 240) -> str:
     return text[: fitting[-1]]
 
 
-def request(text: str, title: str, rng: np.random.Generator, *, begun: bool) -> tuple[str, str]:
-    """A general prompt for a text, and what is to be written.
+def request(text: str, title: str, rng: np.random.Generator) -> tuple[str, str]:
+    """A general prompt for a text, by its words, its beginning or its title; and what is wanted.
 
     Args:
         text: what the person wrote.
-        title: what they called it; "" where it has no title, or must not be asked by it.
+        title: what they called it; "" where it has no title.
         rng: of what is drawn.
-        begun: whether the first words of the text may be given, and only the rest be wanted.
     """
-    kind = rng.random() if begun or title else 0.0
-    words = text.split()
+    kind, words = rng.random(), text.split()
     if kind > 0.75 and title:
-        return UNDER[int(rng.integers(len(UNDER)))].format(title), text
-    if kind > 0.5 and begun and len(words) >= LEAST:
+        return one_of(rng, UNDER).format(title), text
+    if kind > 0.5 and len(words) >= LEAST:
         cut = int(rng.integers(3, len(words) // 2 + 1))
-        form = CONTINUE[int(rng.integers(len(CONTINUE)))]
-        return form.format(" ".join(words[:cut])), " ".join(words[cut:])
+        return one_of(rng, CONTINUE).format(" ".join(words[:cut])), " ".join(words[cut:])
     return writing_prompt(text, rng), text
 
 
@@ -143,5 +143,4 @@ def writing_prompt(text: str, rng: np.random.Generator) -> str:
     """Ask for ``text`` as a person would: by two to four of its longer words."""
     words = list(dict.fromkeys(re.findall(r"[a-z]{4,}", neutralise(text))))
     about = sorted(words, key=len, reverse=True)[: int(rng.integers(2, 5))]
-    request = REQUESTS[int(rng.integers(len(REQUESTS)))]
-    return f"{request} about {', '.join(word for word in words if word in about)}."
+    return f"{one_of(rng, REQUESTS)} about {', '.join(word for word in words if word in about)}."

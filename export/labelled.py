@@ -18,8 +18,8 @@ import numpy as np
 
 from export.data import Question
 from export.plain import Plain
-from export.voiced import TASK, one_of
-from export.voices import WORDS, sentences
+from export.voiced import TASK
+from export.voices import WORDS, one_of, sentences
 from ppedge.history import Note
 
 FORMS = (

@@ -95,12 +95,13 @@ def main(words: Sequence[str] | None = None) -> None:
     args = parser.parse_args(words)
     check_seed(parser, args.seed)
     with one_line_errors("export.recast"):
-        for form, (task, kept_as, _) in FORMS.items():
+        chosen = {}
+        for task in sorted({task for task, _, _ in FORMS.values()}):
             folder = args.data / f"LaMP_{task}_style"
-            chosen = choose(
-                folder / "dev_questions.json", folder / "dev_outputs.json", args.count, args.seed
-            )
-            questions = list(recast(form, chosen))
+            files = folder / "dev_questions.json", folder / "dev_outputs.json"
+            chosen[task] = list(choose(*files, args.count, args.seed))
+        for form, (task, kept_as, _) in FORMS.items():
+            questions = list(recast(form, chosen[task]))
             write_questions(args.out / form, f"LaMP_{kept_as}_{form}", questions)
             print(f"{len(questions)} questions: {args.out / form}")
 

@@ -13,7 +13,7 @@ from export.habits import WORN, wear
 from export.labelled import draw_choice
 from export.tasks import task_of
 from export.voiced import TASK, Voiced
-from export.voices import draw_voice
+from export.voices import draw_voice, one_of
 from ppedge.history import Note
 
 # Shares of the training examples by task, 0 being made-up voices (``export/voiced.py``); those of
@@ -136,8 +136,8 @@ class Sampler:
 
     def _of_person(self, task: int, rng: np.random.Generator) -> Question:
         """A user's own question, or one of their notes left out."""
-        user = self.users[task][int(rng.integers(len(self.users[task])))]
-        question = user[int(rng.integers(len(user)))]
+        user = one_of(rng, self.users[task])
+        question = one_of(rng, user)
         if rng.random() < 0.25 or not question.history or not self.leave_one_out:
             return question
         left_out = leave_one_out(

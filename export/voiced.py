@@ -16,14 +16,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
 from export.commands import check_seed, one_line_errors, positive
 from export.data import Question, write_questions
 from export.plain import Plain, read_plain
-from export.voices import Voice, draw_voice
+from export.voices import Voice, draw_voice, one_of
 from ppedge.history import Note
 
 TASK = 0  # beside LaMP's 1 to 7
@@ -34,7 +33,6 @@ RESTATE = (
     "Paraphrase: {}",
 )
 NAME = ("Write a title for this: {}", "Give this a heading: {}", "Subject line for: {}")
-Thing = TypeVar("Thing")
 HELD_OUT = 8  # every so manyth plain text is for dev alone
 
 
@@ -88,11 +86,6 @@ def _write(text: Plain, voice: Voice, kind: int, rng: np.random.Generator) -> tu
     if kind == 1:
         return one_of(rng, RESTATE).format(text.text), said
     return text.prompt if kind == 0 else "", said
-
-
-def one_of(rng: np.random.Generator, things: Sequence[Thing]) -> Thing:
-    """One of some things, each as likely."""
-    return things[int(rng.integers(len(things)))]
 
 
 def main(words: Sequence[str] | None = None) -> None:

@@ -14,17 +14,24 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 Rng = np.random.Generator
+Thing = TypeVar("Thing")
 
 WORDS: dict[str, Any] = json.loads(
     Path(__file__).with_name("words.json").read_text(encoding="utf-8")
 )
+
+
+def one_of(rng: Rng, things: Sequence[Thing]) -> Thing:
+    """One of some things, each as likely."""
+    return things[int(rng.integers(len(things)))]
 
 
 def _one(rng: Rng, weights: dict[str, float]) -> str:
@@ -97,7 +104,7 @@ class Voice:
         if self.emphasis:
             long = re.findall(r"[A-Za-z]{5,}", text)
             if long:
-                word = long[int(rng.integers(len(long)))]
+                word = one_of(rng, long)
                 text = text.replace(word, f"{self.emphasis}{word}{self.emphasis}", 1)
         return text + (mark if mark == "?" else self.end)
 

@@ -135,7 +135,7 @@ def begins(forms, prompt):
 def test_a_varied_request_gives_words_or_a_beginning_or_the_title():
     kinds = {"words": 0, "begun": 0, "title": 0}
     for seed in range(200):
-        prompt, answer = request(BODY, "read it once", rng(seed), begun=True)
+        prompt, answer = request(BODY, "read it once", rng(seed))
         if begins(CONTINUE, prompt):
             kinds["begun"] += 1
             given = next(
@@ -158,8 +158,8 @@ def test_a_varied_request_gives_words_or_a_beginning_or_the_title():
 
 def test_a_text_without_a_title_is_not_asked_for_by_one_and_a_short_one_is_not_begun():
     for seed in range(40):
-        assert not begins(UNDER, request(BODY, "", rng(seed), begun=True)[0])
-        assert not begins(CONTINUE, request("Too short to be begun.", "", rng(seed), begun=True)[0])
+        assert not begins(UNDER, request(BODY, "", rng(seed))[0])
+        assert not begins(CONTINUE, request("Too short to be begun.", "", rng(seed))[0])
 
 
 @pytest.mark.parametrize("task", [4, 5, 6, 7])
