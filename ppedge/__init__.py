@@ -5,12 +5,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ppedge.answer import Answer
     from ppedge.beam import Beam
+    from ppedge.blend import Blend
+    from ppedge.conditioning import Conditioning
     from ppedge.errors import HistoryError, ModelError, PlugError, PpedgeError, StoreError
     from ppedge.history import Note, read_notes
     from ppedge.llm import LLM
     from ppedge.persona import Persona
-    from ppedge.personalizer import Answer, Conditioning, Personalizer
+    from ppedge.personalizer import Personalizer
     from ppedge.plug import Plug
     from ppedge.pooling import pool
     from ppedge.sampling import Sampling
@@ -23,6 +26,7 @@ __all__ = [
     "LLM",
     "Answer",
     "Beam",
+    "Blend",
     "Conditioning",
     "HistoryError",
     "ModelError",
@@ -39,12 +43,15 @@ __all__ = [
 ]
 
 _MODULES = {
+    "answer": ("Answer",),
     "beam": ("Beam",),
+    "blend": ("Blend",),
+    "conditioning": ("Conditioning",),
     "errors": ("HistoryError", "ModelError", "PlugError", "PpedgeError", "StoreError"),
     "history": ("Note", "read_notes"),
     "llm": ("LLM",),
     "persona": ("Persona",),
-    "personalizer": ("Answer", "Conditioning", "Personalizer"),
+    "personalizer": ("Personalizer",),
     "plug": ("Plug",),
     "pooling": ("pool",),
     "sampling": ("Sampling",),

@@ -127,6 +127,29 @@ class Context:
         self._control = prompt.control
         self._decode(prompt.decoder[len(self._held) :])
 
+    def state(self, prompt: Prompt, cancel: Cancel) -> bytes:
+        """Hold ``prompt``, and return what was made of it, for `restore`.
+
+        Raises:
+            Aborted, ModelError: as `settle`; the prompt is steered, or an encoder's.
+        """
+        if prompt.encoder or prompt.control:
+            raise ModelError("what an encoder or a control vector had a part in is not kept")
+        self.settle(prompt, cancel)
+        return bytes(self._session.state())
+
+    def restore(self, prompt: Prompt, state: bytes) -> bool:
+        """Hold ``prompt`` by what `state` returned of it; False where llama.cpp refuses that.
+
+        The bytes must be those that it returned for the same prompt, model and llama.cpp.
+        """
+        self.forget()
+        if self._session.restore(state) != len(prompt.decoder):
+            self._session.clear()
+            return False
+        self._held = list(prompt.decoder)
+        return True
+
     def forget(self) -> None:
         """Hold nothing."""
         self._model.ensure_open()

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from ppedge._ggml import C, Cancel, because, log
 from ppedge._session import Session
 from ppedge.errors import ModelError
+from ppedge.sampling import Sampling
 
 _PENALTY_WINDOW: Final = 64
 # DRY ("don't repeat yourself"): where the last n tokens stand earlier too, the token that followed
@@ -167,6 +168,16 @@ class Model:
                 return buffer.raw[:count]
             size = -count
 
+    @property
+    def bos_and_eos(self) -> tuple[str, str]:
+        """How the vocabulary writes its BOS and EOS; "" where it has none."""
+        tokens = (C.llama_vocab_bos(self._vocab), C.llama_vocab_eos(self._vocab))
+        texts = (
+            C.llama_vocab_get_text(self._vocab, token) if token >= 0 else b"" for token in tokens
+        )
+        bos, eos = (text.decode("utf-8", "replace") for text in texts)
+        return bos, eos
+
     def is_end(self, token: int) -> bool:
         """Whether ``token`` ends a generation."""
         return bool(C.llama_vocab_is_eog(self._vocab, token))
@@ -240,6 +251,20 @@ class Sampler:
             self._add(C.llama_sampler_init_min_p(min_p, 1))
         self._add(C.llama_sampler_init_temp(temperature))
         self._add(C.llama_sampler_init_dist(seed))
+
+    @classmethod
+    def of(cls, model: Model, sampling: Sampling, seed: int) -> Sampler:
+        """The chain for some settings, with a seed of its own."""
+        return cls(
+            model,
+            temperature=sampling.temperature,
+            top_k=sampling.top_k,
+            top_p=sampling.top_p,
+            min_p=sampling.min_p,
+            repeat_penalty=sampling.repeat_penalty,
+            dry_multiplier=sampling.dry_multiplier,
+            seed=seed,
+        )
 
     def _add(self, sampler: Any) -> None:
         C.llama_sampler_chain_add(self._chain, sampler)

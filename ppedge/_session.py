@@ -239,19 +239,46 @@ class Session:
         """Forget one sequence; cells that no other holds are free."""
         C.llama_memory_seq_rm(self._memory, sequence, -1, -1)
 
+    def state(self) -> bytearray:
+        """What sequence 0 holds, for `restore` of any session of the same model; no logits.
+
+        Raises:
+            ModelError: llama.cpp could not copy it.
+        """
+        with log.complaints() as lines:
+            state = bytearray(int(C.llama_state_seq_get_size(self.pointer, 0)))
+            data = (ctypes.c_uint8 * len(state)).from_buffer(state)
+            got = int(C.llama_state_seq_get_data(self.pointer, data, len(state), 0))
+        if not got:
+            raise ModelError(f"llama.cpp could not copy what was read{because(lines)}")
+        del data  # A bytearray that is looked into cannot be cut.
+        del state[got:]
+        return state
+
+    def restore(self, state: bytes | bytearray) -> int:
+        """Hold in sequence 0 what `state` returned, and nothing else.
+
+        The bytes must be whole: llama.cpp trusts what it is given.
+
+        Returns:
+            How many positions the context holds now; 0 if llama.cpp does not take them.
+        """
+        self.clear()
+        with log.complaints():
+            data = (ctypes.c_uint8 * len(state)).from_buffer_copy(state)
+            if C.llama_state_seq_set_data(self.pointer, data, len(state), 0):
+                return 1 + int(C.llama_memory_seq_pos_max(self._memory, 0))
+        self.clear()
+        return 0
+
     def take(self, other: Session) -> None:
         """Hold what sequence 0 of ``other``, a session of the same model, holds; not its logits.
 
         Raises:
             ModelError: llama.cpp could not copy it.
         """
-        with log.complaints() as lines:
-            size = int(C.llama_state_seq_get_size(other.pointer, 0))
-            state = (ctypes.c_uint8 * size)()
-            got = int(C.llama_state_seq_get_data(other.pointer, state, size, 0))
-            done = got and int(C.llama_state_seq_set_data(self.pointer, state, got, 0))
-        if not done:
-            raise ModelError(f"llama.cpp could not copy the prompt{because(lines)}")
+        if not self.restore(other.state()):
+            raise ModelError("llama.cpp could not copy the prompt")
 
 
 def _context(model: Model, n_ctx: int, n_batch: int, sequences: int) -> Any:

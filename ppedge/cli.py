@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from queue import SimpleQueue
@@ -19,18 +19,21 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
+from ppedge.blend import PARTS
 from ppedge.cli_notes import notes as notes_group
 from ppedge.defaults import find_plug, history_dir, persona_dir
 from ppedge.errors import HistoryError, PpedgeError
 from ppedge.following import open_following
 from ppedge.guidance import MAX_STRENGTH
 from ppedge.history import read_notes
+from ppedge.no_plug import NONE
 from ppedge.persona import Persona
-from ppedge.sampling import MAX_SEED, Sampling
+from ppedge.sampling import DEFAULT_TEMPERATURE, MAX_CANDIDATES, MAX_SEED, Sampling
 from ppedge.terminal import Number, Progress, tell_skipped
 
 if TYPE_CHECKING:
-    from ppedge.personalizer import Answer, Personalizer
+    from ppedge.answer import Answer
+    from ppedge.personalizer import Personalizer
 
 
 class Group(click.Group):
@@ -73,9 +76,14 @@ main.add_command(notes_group)
     help="Folder of notes kept by `ppedge notes`; without --history, by default the one it keeps.",
 )
 @click.option("--model", metavar="GGUF", help="Language model; or set PPEDGE_MODEL.")
-@click.option("--plug", metavar="PATH", help="Plug, a folder or .zip; or set PPEDGE_PLUG.")
+@click.option(
+    "--plug",
+    metavar="PATH",
+    help="Plug, a folder or .zip, or none; or set PPEDGE_PLUG. A model that the default plug was "
+    "not made for has none.",
+)
 @click.option("--max-tokens", type=click.IntRange(1), default=256, show_default=True)
-@click.option("--temperature", type=Number(0), default=0.7, show_default=True)
+@click.option("--temperature", type=Number(0), default=DEFAULT_TEMPERATURE, show_default=True)
 @click.option(
     "--seed", type=click.IntRange(0, MAX_SEED), help="The same seed writes the same text."
 )
@@ -85,6 +93,19 @@ main.add_command(notes_group)
     default=1.0,
     show_default=True,
     help="How much of the persona; above 1 costs sense. Twice the time per token if not 1.",
+)
+@click.option(
+    "--best-of",
+    type=click.IntRange(1, MAX_CANDIDATES),
+    default=1,
+    show_default=True,
+    help="Write so many answers side by side and give the best; above 1 nothing streams.",
+)
+@click.option(
+    "--without",
+    type=click.Choice(PARTS),
+    multiple=True,
+    help="Leave a part of the persona out; may be given again.",
 )
 @click.option(
     "--context", type=click.IntRange(16), default=2048, show_default=True, help="Tokens in all."
@@ -103,6 +124,8 @@ def personalize(
     temperature: float,
     seed: int | None,
     strength: float,
+    best_of: int,
+    without: tuple[str, ...],
     context: int,
     no_persona: bool,
     skip_bad: bool,
@@ -127,22 +150,22 @@ def personalize(
             raise click.UsageError("the prompt and the history cannot both come from stdin")
         prompt = _prompt_from_stdin()
     sampling = Sampling(max_tokens=max_tokens, temperature=temperature, seed=seed)
+    asked = Asked(prompt, sampling, strength, best_of, without)
     # Imported late: loading llama.cpp takes longer than --help should.
     from ppedge.personalizer import Personalizer
 
     began = time.perf_counter()
     with ExitStack() as stack:
         personalizer = stack.enter_context(
-            Personalizer.open(model, plug, n_ctx=context, verbose=verbose)
+            Personalizer.open(model, plug, n_ctx=context, verbose=verbose, notify=_notify)
         )
         seconds = {"load": time.perf_counter() - began}
         persona = None
         if history is not None and not no_persona:
             persona = stack.enter_context(_history(personalizer, history, skip_bad, seconds))
         elif folder is not None and not no_persona:
-            space = personalizer.plug.space
-            persona = stack.enter_context(Persona.open(folder, space, create=False))
-        _answer(personalizer, prompt, persona, sampling, strength, as_json, seconds)
+            persona = stack.enter_context(personalizer.persona(folder, create=False))
+        _answer(personalizer, asked, persona, as_json, seconds)
 
 
 def _kept_notes(folder: Path | None) -> Path:
@@ -170,16 +193,40 @@ def _stdin() -> IO[bytes]:
     return sys.stdin.buffer
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is asked of `Personalizer.stream`."""
+
+    prompt: str
+    sampling: Sampling
+    strength: float
+    best_of: int
+    without: tuple[str, ...]
+
+    def of(self, personalizer: Personalizer, persona: Persona | None) -> Answer:
+        """Ask it."""
+        return personalizer.stream(
+            self.prompt,
+            persona,
+            self.sampling,
+            strength=self.strength,
+            best_of=self.best_of,
+            blend=personalizer.blend.without(*self.without),
+        )
+
+
+def _notify(line: str) -> None:
+    click.echo(f"ppedge: {line}", err=True)
+
+
 def _answer(
     personalizer: Personalizer,
-    prompt: str,
+    asked: Asked,
     persona: Persona | None,
-    sampling: Sampling,
-    strength: float,
     as_json: bool,
     seconds: dict[str, float],
 ) -> None:
-    answer = personalizer.stream(prompt, persona, sampling, strength=strength)
+    answer = asked.of(personalizer, persona)
     try:
         with closing(_pieces(answer)) as pieces:
             for piece in pieces:
@@ -237,11 +284,12 @@ def _report(
         "heaviest": None,
         "null_weight": None,
         "model": str(personalizer.llm.path),
-        "plug": personalizer.plug.manifest.name,
+        "plug": personalizer.plug.name,
     }
     if heard is not None:
         seconds |= heard.seconds
         report["tokens"]["soft"] = len(heard.soft)
+        report["turns"] = heard.turns
         report["null_weight"] = heard.null_weight
         report["heaviest"] = [
             {"weight": weight, **{k: v for k, v in asdict(note).items() if v not in ("", None)}}
@@ -258,7 +306,7 @@ def _history(
 ) -> Iterator[Persona]:
     """The notes of ``history`` as an open store, encoded as far as they are new."""
     began = time.perf_counter()
-    with _store_folder(history) as (folder, stream):
+    with _store_folder(history, personalizer.plug.name) as (folder, stream):
         reader = read_notes(stream, skip_bad=skip_bad, name="stdin" if history == "-" else history)
         with open_following(folder, personalizer.plug.space) as persona:
             with Progress() as progress:
@@ -275,12 +323,12 @@ def _history(
 
 
 @contextmanager
-def _store_folder(history: str) -> Iterator[tuple[Path, IO[bytes]]]:
+def _store_folder(history: str, plug: str) -> Iterator[tuple[Path, IO[bytes]]]:
     """Where the vectors of ``history`` are kept: of a stream, as long as the command runs."""
     path = Path(history)
     with _stdin() if history == "-" else _opened(path) as stream:
         if history != "-" and path.is_file():
-            yield history_dir(path), stream
+            yield history_dir(path, without_plug=plug == NONE), stream
             return
         with tempfile.TemporaryDirectory(prefix="ppedge-") as folder:
             yield Path(folder) / "persona", stream

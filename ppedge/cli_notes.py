@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ppedge.defaults import find_plug, persona_dir
+from ppedge.defaults import open_plug, persona_dir
 from ppedge.errors import HistoryError
 from ppedge.files import FILE_MODE, disk_errors
 from ppedge.history import Note, format_time, parse_time, read_notes
@@ -23,6 +23,7 @@ from ppedge.persona import MUTE, PIN, ChangeReport, Persona, Problem, handle
 from ppedge.terminal import Progress, tell_skipped
 
 if TYPE_CHECKING:
+    from ppedge.no_plug import NoPlug
     from ppedge.plug import Plug
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -305,11 +306,8 @@ def _open_store(folder: Path | None) -> Persona:
     return Persona.open(_folder(folder), create=False)
 
 
-def _open_plug(path: str | None) -> Plug:
-    # Imported late: onnxruntime takes longer to load than listing notes should.
-    from ppedge.plug import Plug
-
-    return Plug(find_plug(path))
+def _open_plug(path: str | None) -> Plug | NoPlug:
+    return open_plug(path)
 
 
 def _repair(folder: Path | None, plug_path: str | None, as_json: bool) -> None:

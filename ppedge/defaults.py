@@ -8,8 +8,13 @@ import os
 import shlex
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ppedge.errors import ModelError, PlugError, StoreError
+
+if TYPE_CHECKING:
+    from ppedge.no_plug import NoPlug
+    from ppedge.plug import Plug
 
 DEFAULT_PLUG = Path(__file__).parent / "plugs" / "smollm2-135m"
 # Of this very Python: a bare `pip` may be another environment's.
@@ -36,6 +41,25 @@ def find_model(path: str | Path | None = None) -> Path:
         f"no language model found: run `{MODEL_COMMAND}`, "
         "or name a GGUF with --model or PPEDGE_MODEL"
     )
+
+
+def is_plug_named(path: str | Path | None = None) -> bool:
+    """Whether somebody said which plug to use, in ``path`` or in ``PPEDGE_PLUG``."""
+    return bool(path or os.environ.get("PPEDGE_PLUG"))
+
+
+def open_plug(path: str | Path | None = None, n_threads: int | None = None) -> Plug | NoPlug:
+    """Open the plug to use: that of `find_plug`, or none where that is what was asked for.
+
+    Raises:
+        PlugError: it is missing, damaged or unsafe.
+    """
+    # Late: naming a plug needs neither onnxruntime nor a tokenizer.
+    from ppedge.no_plug import NONE, NoPlug
+    from ppedge.plug import Plug
+
+    found = find_plug(path)
+    return NoPlug() if str(found) == NONE else Plug(found, n_threads=n_threads)
 
 
 def find_plug(path: str | Path | None = None) -> Path:
@@ -84,7 +108,12 @@ def persona_dir(name: str) -> Path:
     return data_home() / "personas" / name
 
 
-def history_dir(history: Path) -> Path:
-    """Return the folder of the store that follows a history file, known by its full path."""
+def history_dir(history: Path, *, without_plug: bool = False) -> Path:
+    """Return the folder of the store that follows a history file, known by its full path.
+
+    Args:
+        history: the file.
+        without_plug: that of a model without a plug, so that neither empties the other's.
+    """
     digest = hashlib.sha256(os.fsencode(history.resolve())).hexdigest()
-    return data_home() / "histories" / digest[:32]
+    return data_home() / "histories" / (digest[:32] + ("-none" if without_plug else ""))

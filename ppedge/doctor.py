@@ -9,7 +9,14 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
-from ppedge.defaults import MODEL_COMMAND, PIP_INSTALL, data_home, find_model, find_plug
+from ppedge.defaults import (
+    MODEL_COMMAND,
+    PIP_INSTALL,
+    data_home,
+    find_model,
+    is_plug_named,
+    open_plug,
+)
 from ppedge.errors import PlugError, PpedgeError
 from ppedge.pooling import backend
 
@@ -50,18 +57,18 @@ def diagnose(model: str | None = None, plug: str | None = None) -> list[Check]:
     ]
     opened: list[Plug] = []
 
-    def open_plug() -> str:
-        from ppedge.plug import Plug
+    def look_at_plug() -> str:
+        found = open_plug(plug)
+        if found.manifest is None:
+            return "none, as asked: answers come from notes as earlier turns and their wording"
+        opened.append(found)
+        return f"{found.name} at {found.path}, every file as its manifest says"
 
-        opened.append(Plug(find_plug(plug)))
-        manifest = opened[0].manifest
-        return f"{manifest.name} at {opened[0].path}, every file as its manifest says"
-
-    named = plug or os.environ.get("PPEDGE_PLUG")
-    checks.append(_guard("plug", open_plug, _NAME_THEM if named else _REINSTALL))
+    named = is_plug_named(plug)
+    checks.append(_guard("plug", look_at_plug, _NAME_THEM if named else _REINSTALL))
     if opened:
         checks.append(_guard("vectors", lambda: _vectors(opened[0]), _NEW_ONNXRUNTIME))
-    checks.append(_model(model, opened[0] if opened else None))
+    checks.append(_model(model, opened[0] if opened else None, named))
     checks.append(_data_folder())
     return checks
 
@@ -103,20 +110,23 @@ def _vectors(plug: Plug) -> str:
     return f"computed as where the plug was made, largest difference {found}"
 
 
-def _model(model: str | None, plug: Plug | None) -> Check:
+def _model(model: str | None, plug: Plug | None, named: bool) -> Check:
     try:
         path = find_model(model)
     except PpedgeError as error:
         return Check("model", False, str(error), MODEL_COMMAND)
     try:
         from ppedge.llm import LLM
-        from ppedge.personalizer import ensure_fits
+        from ppedge.personalizer import does_fit, ensure_fits
 
         with LLM(path, n_ctx=64) as llm:
-            if plug is not None:
-                ensure_fits(plug, llm)
             rows = f"{llm.architecture}, {llm.n_embd} wide, {llm.n_vocab} tokens"
-            fits = "; fits the plug" if plug else ""
+            fits = ""
+            if plug is not None and not named and not does_fit(plug, llm):
+                fits = "; the default plug is for another model, so there is none"
+            elif plug is not None:
+                ensure_fits(plug, llm)
+                fits = "; fits the plug"
             return Check("model", True, f"{llm.path} ({rows}){fits}")
     except PpedgeError as error:
         return Check("model", False, str(error), _NAME_THEM)

@@ -66,6 +66,11 @@ class Generation:
         self.text += piece
         return piece
 
+    @property
+    def cancelling(self) -> Cancel:
+        """Ends the writing once it is set."""
+        return self._cancel
+
     def read(self) -> str:
         """Write to the end and return the whole text."""
         for _ in self:
@@ -78,16 +83,7 @@ class Generation:
 
     def _run(self) -> Iterator[str]:
         stream = TextStream(self._sampling.stop)
-        sampler = _llama.Sampler(
-            self._model,
-            temperature=self._sampling.temperature,
-            top_k=self._sampling.top_k,
-            top_p=self._sampling.top_p,
-            min_p=self._sampling.min_p,
-            repeat_penalty=self._sampling.repeat_penalty,
-            dry_multiplier=self._sampling.dry_multiplier,
-            seed=self.seed,
-        )
+        sampler = _llama.Sampler.of(self._model, self._sampling, self.seed)
         try:
             while self.finish is None:
                 if piece := stream.feed(self._next_bytes(sampler)):

@@ -7,9 +7,11 @@ twice. The book-keeping is in ``_context.py``, the calls into llama.cpp in ``_ll
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,8 @@ from ppedge._preflight import ensure_loadable
 from ppedge._segments import control_layers, soft_rows
 from ppedge._session import Aborted
 from ppedge.beam import Beam, Search
+from ppedge.candidates import Candidates, ensure_count
+from ppedge.chat_template import ChatTemplate
 from ppedge.closing import Closing
 from ppedge.errors import ModelError
 from ppedge.fingerprint import Fingerprint, fingerprint
@@ -35,6 +39,10 @@ from ppedge.sampling import Sampling, TextStream
 from ppedge.scoring import Score
 
 __all__ = ["LLM", "Beam", "Cancel", "Generation", "Mix", "Sampling", "Score"]
+
+
+_SAMPLES = 64
+_SAMPLE_BYTES = 4096
 
 
 class LLM(Closing):
@@ -147,6 +155,40 @@ class LLM(Closing):
             self._model.ensure_open()
             return self._model.tokenize(text, special)
 
+    def piece(self, token: int) -> bytes:
+        """Return the bytes that a token stands for; a control token stands for none."""
+        with self._reading:
+            self._model.ensure_open()
+            return self._model.piece(token)
+
+    def is_end(self, token: int) -> bool:
+        """Whether a token ends a text."""
+        with self._reading:
+            self._model.ensure_open()
+            return self._model.is_end(token)
+
+    @cached_property
+    def identity(self) -> str:
+        """SHA-256 (hex) by which this very file is known again, of its size, date and samples.
+
+        Unlike the fingerprint it tells quantisations of one model apart.
+        """
+        found = self.path.stat()
+        digest = hashlib.sha256(f"{found.st_size} {found.st_mtime_ns}".encode())
+        with self.path.open("rb") as file:
+            for i in range(_SAMPLES):
+                file.seek(found.st_size * i // _SAMPLES)
+                digest.update(file.read(_SAMPLE_BYTES))
+        return digest.hexdigest()
+
+    def chat_template(self) -> ChatTemplate:
+        """Return the chat template of the model's metadata, empty where it has none."""
+        with self._reading:
+            self._model.ensure_open()
+            source = self._gguf.get("tokenizer.chat_template")
+            bos, eos = self._model.bos_and_eos
+        return ChatTemplate(source if isinstance(source, str) else "", bos, eos)
+
     def tokens(self, segments: Sequence[Segment]) -> list[int]:
         """Return the ids that the context (or encoder) will hold for ``segments``.
 
@@ -239,6 +281,71 @@ class LLM(Closing):
         """
         prompt = self._prompt(segments)
         return Generation(self._model, self._context, prompt, sampling or Sampling(), mix)
+
+    def candidates(
+        self,
+        segments: Sequence[Segment],
+        sampling: Sampling | None = None,
+        *,
+        count: int,
+        mix: Mix | None = None,
+    ) -> Candidates:
+        """Write on from ``segments`` in several ways, decoded together.
+
+        Args:
+            segments: the prompt; decoded once, when the answers are read.
+            sampling: how to choose tokens and when to end; of each answer, with seeds in a row.
+            count: how many answers, 1 to ``ppedge.candidates.MAX_CANDIDATES``.
+            mix: has a say in each token.
+
+        Raises:
+            ModelError: ``count`` is out of range, or the segments are empty or do not fit.
+        """
+        ensure_count(count)
+        prompt = self._prompt(segments)
+        return Candidates(self._model, self._context, prompt, sampling or Sampling(), count, mix)
+
+    def state(self, segments: Sequence[Segment], *, cancel: Cancel | None = None) -> bytes | None:
+        """Read the beginning of a prompt, and return what the model made of it, for `restore`.
+
+        Args:
+            segments: of text alone.
+            cancel: ends the call early from another thread; it then returns None.
+
+        Raises:
+            ModelError: the segments are empty, do not fit or hold a control vector; the model has
+                an encoder; or llama.cpp failed.
+        """
+        prompt = self._prompt(segments)
+        with self._model.lock:
+            try:
+                return self._context.state(prompt, cancel or Cancel())
+            except Aborted:
+                return None
+
+    def restore(self, segments: Sequence[Segment], state: bytes) -> bool:
+        """Hold the beginning of a prompt without reading it.
+
+        Args:
+            segments: those that ``state`` was made of.
+            state: what `state` returned of this very model file, by this version of llama.cpp.
+
+        Returns:
+            False where llama.cpp does not take it; the context then holds nothing.
+
+        Raises:
+            ModelError: the segments are empty or do not fit, or the model is closed.
+        """
+        prompt = self._prompt(segments)
+        with self._model.lock:
+            return self._context.restore(prompt, state)
+
+    def holds(self, segments: Sequence[Segment]) -> bool:
+        """Whether the context holds these segments already, be it as a beginning."""
+        prompt = self._prompt(segments)
+        with self._model.lock:
+            self._model.ensure_open()
+            return self._context.count_held(prompt) == len(prompt)
 
     def guide(self, segments: Sequence[Segment], strength: float, mix: Mix | None = None) -> Mix:
         """Return a `Mix` that moves each token away from, or towards, another prompt's choice.

@@ -18,6 +18,19 @@ text that is scored asks it in the same way as one that is written. -inf makes a
 """
 
 
+def chained(mixes: Sequence[Mix]) -> Mix | None:
+    """Return one `Mix` that lets each of ``mixes`` have its say in turn; None for none."""
+    if not mixes:
+        return None
+
+    def mix(logits: NDArray[np.float32], written: Sequence[int]) -> NDArray[np.float32]:
+        for each in mixes:
+            logits = each(logits, written)
+        return logits
+
+    return mix
+
+
 def mixed(mix: Mix, logits: NDArray[np.float32], written: Sequence[int]) -> NDArray[np.float32]:
     """Return what ``mix`` makes of ``logits``.
 

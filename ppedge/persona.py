@@ -23,7 +23,8 @@ from ppedge.history import Note, note_line
 from ppedge.note_vectors import Encode, Progress
 from ppedge.notes_table import NotesTable, Selection, handle
 from ppedge.pooling import Pooled, pool
-from ppedge.rows import Space
+from ppedge.prefix_files import PrefixFiles
+from ppedge.rows import Layout, Space
 from ppedge.score_bias import MUTE, PIN, PIN_WEIGHT, of_marks, with_plug
 from ppedge.store_check import find_problems
 from ppedge.store_open import check_fit, current_rows, is_made, make_store, open_table, tidy
@@ -142,6 +143,12 @@ class Persona(Closing):
         with self._reading():
             return self._table.state().n_notes
 
+    @property
+    def layout(self) -> Layout:
+        """Whose vectors the store holds."""
+        with self._reading():
+            return self._table.state().layout
+
     # --- reading ---
 
     def notes(
@@ -235,6 +242,51 @@ class Persona(Closing):
                 raise NotesChangedError(f"{self.path}: the notes changed after pooling; pool again")
             rows = 1 + np.argsort(-weights[1:], kind="stable")[:k]
             return [(self._table.note_at(int(row)), float(weights[row])) for row in rows]
+
+    def version(self) -> int:
+        """A number that grows with every change of what the store answers."""
+        with self._reading():
+            return self._table.state().version
+
+    def sample(self, count: int) -> tuple[int, list[Note]]:
+        """Up to ``count`` notes, spread evenly over the store's order; muted ones are left out.
+
+        Returns:
+            The version that they are of, and the notes in order.
+        """
+        with self._reading(), self._table.snapshot():
+            state = self._table.state()
+            muted = {row for row, mark in self._table.marks() if mark == MUTE}
+            rows = [row for row in range(1, state.n_notes + 1) if row not in muted]
+            # The last note is always among them.
+            picks = np.linspace(len(rows) - 1, 0, min(count, len(rows))).round().astype(int)
+            return state.version, [self._table.note_at(rows[i]) for i in reversed(picks.tolist())]
+
+    def kept_prefix(self, key: str) -> bytes | None:
+        """A model's state that `keep_prefix` kept under this key; None where there is none."""
+        with self._reading():
+            return PrefixFiles(self.path, self._table.state().generation).read(key)
+
+    def keep_prefix(self, key: str, version: int, state: bytes) -> bool:
+        """Keep a model's state of this store's notes beside them, to go when any of them goes.
+
+        Args:
+            key: 64 hex digits, of all that the state hangs on.
+            version: of the notes that it was made of.
+            state: any bytes.
+
+        Returns:
+            Whether it was kept; not where the store cannot be written, is being changed, or is of
+            another version by now.
+        """
+        if not self._writable:
+            return False
+        try:
+            with writing(self.path, 0.0) as writer:
+                writer.keep_prefix(key, version, state)
+                return writer.state.version == version
+        except StoreError:
+            return False  # It is only kept to be quick.
 
     def bias(self) -> NDArray[np.float32] | None:
         """Additive score bias float32 [n+1] of pinned and muted notes; None if there are none."""

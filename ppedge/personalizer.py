@@ -3,71 +3,48 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ppedge.answer import Answer, BestOf, Writing
+from ppedge.blend import Blend
+from ppedge.candidates import Candidate, ensure_count
+from ppedge.chat_template import PLAIN_STOP, ChatTemplate
+from ppedge.choice import Relevance, choose, word_overlap
 from ppedge.closing import Closing
-from ppedge.defaults import find_model, find_plug
+from ppedge.conditioning import Conditioning, condition
+from ppedge.defaults import find_model, is_plug_named, open_plug
+from ppedge.errors import ModelError, PlugError
 from ppedge.guidance import ensure_strength
-from ppedge.history import Note
+from ppedge.kept import Notify, Prefix, Prefixes
 from ppedge.literal import LiteralMemory, Wording
-from ppedge.llm import LLM, Generation, Mix
-from ppedge.persona import NotesChangedError, Persona
+from ppedge.llm import LLM
+from ppedge.manner import DEFAULT_LITERAL, SAMPLED_NOTES, Manner, Voices
+from ppedge.mixing import Mix, chained
+from ppedge.no_plug import NoPlug
+from ppedge.persona import Persona
 from ppedge.plug import Plug
-from ppedge.prompt import Segment, Soft, render
+from ppedge.prompt import Segment, Soft
 from ppedge.sampling import Sampling
+from ppedge.store_open import is_made
+from ppedge.style.topic import Topic
+from ppedge.turns.form import ChatForm, PlugForm, TemplateForm
+
+_LEAST_ROOM: Final = 64
+"""Positions that turns leave for an answer, or else they are left out."""
+
+_KEPT_MANNERS: Final = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Conditioning:
-    """What a persona says to one prompt.
-
-    Attributes:
-        soft: soft tokens, float32 [n_soft, n_embd].
-        control: control vector, float32 [n_control, n_embd]; None where the plug has none.
-        null_weight: attention weight of the null note, 0 to 1.
-        heaviest: the notes that weigh most, with their attention weights, heaviest first.
-        seconds: time by stage ("encode", "pool", "project", and "literal" where the plug has a
-            literal memory).
-        memory: the wording of the notes that weigh most; None where the plug has no literal
-            memory, or no note can be heard.
-    """
-
-    soft: NDArray[np.float32]
-    null_weight: float
-    heaviest: list[tuple[Note, float]]
-    seconds: dict[str, float]
-    memory: LiteralMemory | None = None
-    control: NDArray[np.float32] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """An answer on its way: iterate for pieces of text; `cancel` ends it from any thread.
-
-    Attributes:
-        generation: the run; text, counts, finish and seconds are there once it has ended.
-        conditioning: what the persona said; None without a persona.
-    """
-
-    generation: Generation
-    conditioning: Conditioning | None
-
-    def __iter__(self) -> Iterator[str]:
-        """Yield the answer's pieces as they are made."""
-        return iter(self.generation)
-
-    def read(self) -> str:
-        """Wait for the whole answer."""
-        return self.generation.read()
-
-    def cancel(self) -> None:
-        """End the answer soon; safe from any thread."""
-        self.generation.cancel()
+def _silent(line: str) -> None:
+    """Tell nobody."""
 
 
 def ensure_fits(plug: Plug, llm: LLM) -> None:
@@ -82,8 +59,22 @@ def ensure_fits(plug: Plug, llm: LLM) -> None:
         llm.ensure_steerable(n_control)
 
 
+def does_fit(plug: Plug, llm: LLM) -> bool:
+    """Whether a plug was made for a model."""
+    try:
+        plug.check_model(llm.fingerprint, llm.path)
+    except PlugError:
+        return False
+    return True
+
+
 class Personalizer(Closing):
-    """A frozen language model and a plug that fits it.
+    """A frozen language model, and a plug that fits it or none.
+
+    Attributes:
+        llm: the model.
+        plug: the plug, or a `NoPlug`.
+        blend: which parts of a persona bear on an answer, where `stream` is not told.
 
     >>> with Personalizer.open() as personalizer:
     ...     with personalizer.persona("personas/me") as persona:
@@ -92,18 +83,29 @@ class Personalizer(Closing):
     ...             print(piece, end="")
     """
 
-    def __init__(self, llm: LLM, plug: Plug) -> None:
+    def __init__(self, llm: LLM, plug: Plug | NoPlug, *, notify: Notify = _silent) -> None:
         """Join a model and a plug.
+
+        Args:
+            llm: the model.
+            plug: made for it, or ``NoPlug()``.
+            notify: is told in a line what a person should know, such as that no plug fits.
 
         Raises:
             PlugError: the plug was made for another model.
             ModelError: the plug has a control vector, and llama.cpp cannot steer the model by it.
         """
-        ensure_fits(plug, llm)
+        if isinstance(plug, Plug):
+            ensure_fits(plug, llm)
         self.llm = llm
         self.plug = plug
-        literal = plug.manifest.literal
+        self.blend = Blend()
+        self._form = _chat_form(llm, plug, notify)
+        literal = plug.manifest.literal if plug.manifest else DEFAULT_LITERAL
         self._wording = Wording(llm, literal) if literal else None
+        self._voices = Voices(llm)
+        self._prefixes = Prefixes(llm, self._form, notify)
+        self._manners: OrderedDict[tuple[Path, int, float], Manner] = OrderedDict()
 
     @classmethod
     def open(
@@ -114,25 +116,36 @@ class Personalizer(Closing):
         n_ctx: int = 2048,
         n_threads: int | None = None,
         verbose: bool = False,
+        notify: Notify = _silent,
     ) -> Personalizer:
         """Load a model and a plug, the defaults where none is named.
 
+        A model that the default plug was not made for has none: its personas are turns, shapes
+        and wording.
+
         Args:
             model: a GGUF file.
-            plug: a plug's folder or .zip.
+            plug: a plug's folder or .zip; "none" for none.
             n_ctx: positions of the model's context.
             n_threads: CPU threads; None chooses.
             verbose: let llama.cpp write to stderr.
+            notify: as of the class.
 
         Raises:
             ModelError: the model is missing, damaged or not supported.
             PlugError: the plug is missing, damaged, unsafe, or for another model.
         """
         # The plug first: it is checked in milliseconds, a model is not.
-        opened = Plug(find_plug(plug), n_threads=n_threads)
+        opened = open_plug(plug, n_threads)
         llm = LLM(find_model(model), n_ctx=n_ctx, n_threads=n_threads, verbose=verbose)
         try:
-            return cls(llm, opened)
+            if isinstance(opened, Plug) and not is_plug_named(plug) and not does_fit(opened, llm):
+                notify(
+                    f"no plug for {llm.path.name}: answering from notes as earlier turns and their "
+                    "wording (--plug names a plug that was made for this model)"
+                )
+                opened = NoPlug()
+            return cls(llm, opened, notify=notify)
         except BaseException:
             llm.close()
             raise
@@ -141,13 +154,26 @@ class Personalizer(Closing):
         """Free the model; safe to call twice."""
         self.llm.close()
 
-    def persona(self, path: str | Path, *, read_only: bool = False) -> Persona:
+    def persona(self, path: str | Path, *, create: bool = True, read_only: bool = False) -> Persona:
         """Open, or make, the persona store in folder ``path`` in this plug's space.
+
+        Without a plug, a store of any plug opens; its notes can then be read, and not added to.
+
+        Args:
+            path: the folder.
+            create: make a store if there is none.
+            read_only: change nothing on disk.
 
         Raises:
             StoreError: it cannot be opened, or belongs to another plug.
         """
-        return Persona.open(path, self.plug.space, read_only=read_only)
+        space = self.plug.space
+        if isinstance(self.plug, NoPlug) and is_made(Path(path)):
+            persona = Persona.open(path, read_only=read_only)
+            if persona.layout != space.layout:
+                return persona
+            persona.close()
+        return Persona.open(path, space, create=create, read_only=read_only)
 
     def condition(self, prompt: str, persona: Persona, *, heaviest: int = 3) -> Conditioning:
         """Pool a persona for ``prompt`` into soft tokens, and remember its wording.
@@ -162,49 +188,15 @@ class Personalizer(Closing):
             StoreError: the store cannot be read.
             ModelError: the model is closed.
         """
+        if isinstance(self.plug, Plug):
+            return condition(self.plug, self._wording, prompt, persona, heaviest)
         began = time.perf_counter()
-        query = self.plug.encode_prompt(prompt)
-        encoded = time.perf_counter()
-        wording = self._wording
-        n_named = max(heaviest, wording.spec.max_notes if wording else 0)
-        pooled, null_weight, named = self._pool(query, persona, n_named)
-        pool_ended = time.perf_counter()
-        said = self.plug.project(pooled)
-        projected = time.perf_counter()
-        seconds = {
-            "encode": encoded - began,
-            "pool": pool_ended - encoded,
-            "project": projected - pool_ended,
-        }
-        memory = None
-        if wording:
-            memory = wording.memory(named)
-            seconds["literal"] = time.perf_counter() - projected
-        return Conditioning(
-            said.vectors, null_weight, named[:heaviest], seconds, memory, said.control
-        )
-
-    def _pool(
-        self, query: NDArray[np.float32], persona: Persona, heaviest: int
-    ) -> tuple[NDArray[np.float32], float, list[tuple[Note, float]]]:
-        """The pooled value, the null note's weight, and the heaviest notes.
-
-        Pools again where another process changed the notes before they were named.
-        """
-        manifest = self.plug.manifest
-        while True:
-            pooled = persona.pool(
-                query,
-                scale=manifest.attention_scale,
-                recency=manifest.recency,
-                null_competes=manifest.null_note_competes,
-            )
-            assert pooled.weights is not None  # Persona.pool always asks for them.
-            try:
-                named = persona.heaviest(pooled.weights, heaviest)
-            except NotesChangedError:
-                continue
-            return pooled.value, float(pooled.weights[0]), named
+        _, notes = persona.sample(SAMPLED_NOTES)
+        assert self._wording is not None  # Without a plug there is the default.
+        memory = self._wording.memory((note, 1.0) for note in notes)
+        seconds = {"literal": time.perf_counter() - began}
+        nothing = np.zeros((0, self.llm.n_embd), np.float32)
+        return Conditioning(nothing, None, [], seconds, memory)
 
     def segments(
         self,
@@ -219,8 +211,8 @@ class Personalizer(Closing):
             soft: soft tokens, float32 [n, n_embd].
             control: control vector, float32 [n_layer - 1, n_embd], if any.
         """
-        said = None if soft is None else Soft(soft, control)
-        return render(self.plug.manifest.template, prompt, said)
+        said = None if soft is None or not len(soft) else Soft(soft, control)
+        return self._form.prompt(prompt, said, after_turns=False)
 
     def stream(
         self,
@@ -230,6 +222,8 @@ class Personalizer(Closing):
         *,
         heaviest: int = 3,
         strength: float = 1.0,
+        blend: Blend | None = None,
+        best_of: int = 1,
     ) -> Answer:
         """Answer ``prompt`` as the persona's owner would.
 
@@ -240,21 +234,122 @@ class Personalizer(Closing):
             heaviest: how many of the heaviest notes to name.
             strength: how much of the persona: 0 none, 1 as it is, up to 5 pushed further
                 (``ppedge.guidance``); any but 1 takes about twice the time per token.
+            blend: which parts of the persona bear on the answer; None: all, as measured best.
+            best_of: answers to write side by side, of which the best is given
+                (``ppedge.choice``); above 1 the answer comes in one piece.
 
         Raises:
             ModelError: the prompt does not fit the context, raised here or while iterating; or
-                ``strength`` is out of range.
+                ``strength`` or ``best_of`` is out of range.
             PlugError, StoreError: as `condition`.
         """
         ensure_strength(strength)
-        heard = None
-        if persona is not None:
-            heard = self.condition(prompt, persona, heaviest=heaviest)
-        soft, control = (heard.soft, heard.control) if heard else (None, None)
-        segments = self.segments(prompt, soft, control)
-        memory = heard.memory if heard else None
-        mix: Mix | None = memory.mix if memory else None
-        if heard and strength != 1:
+        ensure_count(best_of)
+        sampling = self._stopping(sampling or Sampling())
+        if persona is None:
+            generation = self.llm.generate(self.segments(prompt, None), sampling)
+            return Answer(generation)
+        blend = blend or self.blend
+        heard = cache(partial(self.condition, prompt, persona, heaviest=heaviest))
+        manner = self._manner(persona, blend)
+        soft = _soft(heard(), blend) if blend.soft else None
+        prefix = self._prefix(persona, manner, blend, prompt, soft)
+        segments = self._conversation(prefix, prompt, soft)
+        mix = self._mix(prompt, heard().memory if blend.literal else None, manner, blend)
+        if strength != 1:
             mix = self.llm.guide(self.segments(prompt, None), strength, mix)
-        generation = self.llm.generate(segments, sampling, mix=mix)
-        return Answer(generation, heard)
+        turns = prefix.turns if prefix else []
+        prepare = partial(self._prefixes.hold, persona, prefix) if prefix else None
+        writing: Writing
+        if best_of == 1 or manner is None:
+            writing = self.llm.generate(segments, sampling, mix=mix)
+        else:
+            written = self.llm.candidates(segments, sampling, count=best_of, mix=mix)
+            writing = BestOf(written, partial(self._choose, prompt, manner))
+        return Answer(writing, lambda: replace(heard(), turns=len(turns)), prepare)
+
+    # --- parts of an answer --------------------------------------------------------------------
+
+    def _manner(self, persona: Persona, blend: Blend) -> Manner | None:
+        """How the persona's owner writes; None of somebody without notes."""
+        name = (persona.path, persona.version(), blend.style)
+        found = self._manners.get(name)
+        if found is None:
+            version, notes = persona.sample(SAMPLED_NOTES)
+            if not notes:
+                return None
+            found = Manner(self._voices, notes, blend.style, version)
+            self._manners[persona.path, version, blend.style] = found
+            while len(self._manners) > _KEPT_MANNERS:
+                self._manners.popitem(last=False)
+        return found
+
+    def _prefix(
+        self, persona: Persona, manner: Manner | None, blend: Blend, prompt: str, soft: Soft | None
+    ) -> Prefix | None:
+        """The persona's turns; None where there are none, or they would leave no room."""
+        if manner is None or not blend.turns:
+            return None
+        prefix = self._prefixes.make(persona, manner, blend.turns)
+        needed = len(self.llm.tokens(self._conversation(prefix, prompt, soft)))
+        return prefix if prefix.turns and needed + _LEAST_ROOM <= self.llm.n_ctx else None
+
+    def _conversation(self, prefix: Prefix | None, prompt: str, soft: Soft | None) -> list[Segment]:
+        before = prefix.segments if prefix else []
+        return [*before, *self._form.prompt(prompt, soft, after_turns=bool(before))]
+
+    def _mix(
+        self, prompt: str, memory: LiteralMemory | None, manner: Manner | None, blend: Blend
+    ) -> Mix | None:
+        """All that has a say in each token, in order."""
+        mixes: list[Mix] = []
+        if blend.topic:
+            mixes.append(Topic(self.llm, prompt, blend.topic).process)
+        if memory:
+            mixes.append(memory.mix)
+        if manner and blend.style:
+            mixes.append(manner.style.process)
+        if manner and blend.rules:
+            mixes.append(manner.rules.process)
+        return chained(mixes)
+
+    def _choose(self, prompt: str, manner: Manner, candidates: Sequence[Candidate]) -> int:
+        return choose(candidates, manner.style, manner.copying, self._relevance(prompt))
+
+    def _relevance(self, prompt: str) -> Relevance:
+        """How much an answer has to do with ``prompt``, by the plug's encoder if there is one."""
+        plug = self.plug
+        if isinstance(plug, NoPlug):
+            return word_overlap(prompt)
+        query = plug.encode_prompt(prompt)
+
+        def relevance(answer: str) -> float:
+            other = plug.encode_prompt(answer)
+            return float(query @ other / (np.linalg.norm(query) * np.linalg.norm(other)))
+
+        return relevance
+
+    def _stopping(self, sampling: Sampling) -> Sampling:
+        """``sampling``, with what ends an answer of a model that was never taught to chat."""
+        if isinstance(self.plug, Plug) or self.llm.chat_template().source:
+            return sampling
+        return replace(sampling, stop=(*sampling.stop, PLAIN_STOP))
+
+
+def _soft(heard: Conditioning, blend: Blend) -> Soft | None:
+    """What a blend takes of the plug's soft tokens and control vector; None without a plug."""
+    if not len(heard.soft):
+        return None
+    return Soft(heard.soft, heard.control if blend.control else None)
+
+
+def _chat_form(llm: LLM, plug: Plug | NoPlug, notify: Notify) -> ChatForm:
+    """How conversations are written: as the plug wants it, or the model, or else plainly."""
+    chat = llm.chat_template()
+    if plug.manifest:
+        return PlugForm(plug.manifest.template, chat)
+    try:
+        return TemplateForm(chat)
+    except ModelError as error:
+        notify(f"{error}; using a plain form")
+        return TemplateForm(ChatTemplate())

@@ -110,6 +110,7 @@ class Plug:
         self.sha256 = hashlib.sha256(data).hexdigest()
         self.manifest: Manifest = parse_manifest(data, f"{self.path}: {MANIFEST_NAME}")
         spec, projector = self.manifest.encoder, self.manifest.projector
+        self.name = self.manifest.name
         unread = set(self.manifest.files)
 
         def verified(name: str) -> bytes:

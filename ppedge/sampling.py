@@ -13,6 +13,12 @@ from ppedge.errors import ModelError
 # llama.cpp reads 2**32 - 1 as "choose one for me", which could not be reproduced.
 MAX_SEED: Final = 2**32 - 2
 
+DEFAULT_TEMPERATURE: Final = 0.2
+"""What a small model makes most sense at (docs/evaluation.md)."""
+
+MAX_CANDIDATES: Final = 16
+"""Answers to one prompt that can be decoded side by side."""
+
 DRY_MULTIPLIER: Final = 0.8
 """As its author has it (oobabooga/text-generation-webui#5677)."""
 
@@ -39,7 +45,7 @@ class Sampling:
     """
 
     max_tokens: int = 256
-    temperature: float = 0.7
+    temperature: float = DEFAULT_TEMPERATURE
     top_k: int = 40
     top_p: float = 0.95
     min_p: float = 0.05

@@ -11,7 +11,7 @@ from ppedge.errors import StoreError
 from ppedge.files import disk_errors, make_private_directory
 from ppedge.notes_table import FILE_NAME, NotesTable, State
 from ppedge.rows import Layout, RowFiles, Space
-from ppedge.store_writer import create_store, writing
+from ppedge.store_writer import create_store, generations, writing
 
 _OWN_FILES = ("lock", FILE_NAME, FILE_NAME + "-wal", FILE_NAME + "-shm", "keys.0", "values.0")
 
@@ -84,7 +84,7 @@ def tidy(folder: Path, state: State) -> None:
     with suppress(StoreError, FileNotFoundError):
         left_over = (
             state.erasing
-            or RowFiles.generations(folder) != {state.generation}
+            or generations(folder) != {state.generation}
             or not rows.is_exactly(state.n_notes + 1)
         )
         if left_over:

@@ -25,6 +25,7 @@ from ppedge.files import disk_errors, sync_directory, writer_lock
 from ppedge.history import Note
 from ppedge.note_vectors import Encode, Progress, chunks, stage_key, vectors_by_digest
 from ppedge.notes_table import FILE_NAME, NotesTable, State, identity
+from ppedge.prefix_files import PrefixFiles
 from ppedge.rows import Layout, RowFiles, Space
 from ppedge.store_reports import ChangeReport
 
@@ -328,6 +329,11 @@ class StoreWriter:
         self._remove_other_generations()
         self._scrub()
 
+    def keep_prefix(self, key: str, version: int, state: bytes) -> None:
+        """Keep a model's state of notes of ``version``; not if they have changed since."""
+        if self.state.version == version:
+            PrefixFiles(self.folder, self.state.generation).write(key, state)
+
     def drop_staged(self) -> None:
         """Erase the vectors that an interrupted change kept aside for a next one."""
         with self.table.transaction():
@@ -383,11 +389,17 @@ class StoreWriter:
 
     def _remove_other_generations(self) -> None:
         with disk_errors(self.folder):
-            others = RowFiles.generations(self.folder) - {self.state.generation}
+            others = generations(self.folder) - {self.state.generation}
             for generation in others:
                 RowFiles(self.folder, generation, self.state.layout).remove()
+                PrefixFiles(self.folder, generation).remove()
             if others:
                 sync_directory(self.folder)
+
+
+def generations(folder: Path) -> set[int]:
+    """Generations of which a file of vectors or of a model's state is in ``folder``."""
+    return RowFiles.generations(folder) | PrefixFiles.generations(folder)
 
 
 def damaged_rows(problem: str) -> StoreError:

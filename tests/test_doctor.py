@@ -92,9 +92,9 @@ def by_name(checks: list[Check]) -> dict[str, Check]:
 
 
 def test_a_missing_plug_is_told(ppedge: Command) -> None:
-    bad = failed(ppedge, "--plug", "none")
+    bad = failed(ppedge, "--plug", "missing")
     assert bad["name"] == "plug"
-    assert "none: no such plug" in bad["detail"]
+    assert "missing: no such plug" in bad["detail"]
     assert "--plug" in bad["mend"]
 
 

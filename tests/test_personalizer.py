@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ppedge.blend import Blend
+from ppedge.conditioning import Conditioning
 from ppedge.errors import ModelError, PlugError, StoreError
 from ppedge.history import Note
 from ppedge.llm import LLM
 from ppedge.persona import Persona
-from ppedge.personalizer import Conditioning, Personalizer
+from ppedge.personalizer import Personalizer
 from ppedge.prompt import Part, Text
 from ppedge.sampling import Sampling
 from tests import tiny_gguf, tiny_plug
@@ -272,7 +274,8 @@ def test_soft_tokens_stand_where_the_template_has_them(
 def test_an_answer_is_what_the_model_writes_on_from_prompt_and_soft_tokens(
     personalizer: Personalizer, anna: Persona
 ) -> None:
-    answer = personalizer.stream(PROMPT, anna, GREEDY)
+    plain = Blend(turns=0, literal=False, style=0, rules=False, soft=True)
+    answer = personalizer.stream(PROMPT, anna, GREEDY, blend=plain)
     heard = answer.conditioning
     assert heard is not None
     segments = personalizer.segments(PROMPT, heard.soft)

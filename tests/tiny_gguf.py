@@ -38,6 +38,7 @@ def write(
     unigram: bool = False,
     end_of_turn: int | None = None,
     long_rope_beyond: int = 0,
+    chat_template: str = "",
 ) -> Path:
     """Write a random model of ``architecture``, one of ``TENSORS``.
 
@@ -50,6 +51,7 @@ def write(
         unigram: cut ``letters`` as T5's own tokenizer does, spaces before words included.
         end_of_turn: a token that ends a turn, to declare.
         long_rope_beyond: turn positions by other factors in contexts longer than this (llama).
+        chat_template: Jinja, to declare.
     """
     rng = np.random.default_rng(seed)
 
@@ -63,6 +65,8 @@ def write(
         tensors |= {n: a[:count] for n, a in tensors.items() if len(a) == N_VOCAB}
     if end_of_turn is not None:
         writer.add_eot_token_id(end_of_turn)
+    if chat_template:
+        writer.add_chat_template(chat_template)
     if long_rope_beyond:
         writer.add_rope_scaling_type(gguf.RopeScalingType.LONGROPE)
         writer.add_rope_scaling_orig_ctx_len(long_rope_beyond)

@@ -1,0 +1,63 @@
+"""What of a persona bears on an answer: each part can be turned off, and has a measured default."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+from ppedge.errors import ModelError
+
+DEFAULT_TURNS: Final = 8
+MAX_TURNS: Final = 32
+MAX_STYLE: Final = 2.0
+MAX_TOPIC: Final = 5.0
+
+PARTS: Final = ("turns", "soft", "control", "literal", "style", "rules", "topic")
+"""Names of what `Blend.without` turns off."""
+
+
+@dataclass(frozen=True, slots=True)
+class Blend:
+    """The parts of a persona, and how much each counts.
+
+    Attributes:
+        turns: how many notes stand before the prompt as earlier turns; 0 is none.
+        soft: whether the plug's soft tokens are given.
+        control: whether the plug's control vector steers; it needs soft tokens to start from.
+        literal: whether the wording of the notes is blended in.
+        style: weight of the person's shapes (``ppedge.style.model``), 0 to `MAX_STYLE`.
+        rules: whether an answer ends where its author would, and may neither copy nor loop.
+        topic: nats that the prompt's own words gain until they are said, 0 to `MAX_TOPIC`.
+
+    Raises:
+        ModelError: a value is out of range.
+    """
+
+    turns: int = DEFAULT_TURNS
+    soft: bool = True
+    control: bool = True
+    literal: bool = True
+    style: float = 0.35
+    rules: bool = True
+    topic: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        if not 0 <= self.turns <= MAX_TURNS:
+            raise ModelError(f"turns must be 0 to {MAX_TURNS}, not {self.turns}")
+        if not 0 <= self.style <= MAX_STYLE:
+            raise ModelError(f"style must be 0 to {MAX_STYLE:g}, not {self.style:g}")
+        if not 0 <= self.topic <= MAX_TOPIC:
+            raise ModelError(f"topic must be 0 to {MAX_TOPIC:g}, not {self.topic:g}")
+
+    def without(self, *parts: str) -> Blend:
+        """This blend with some of `PARTS` turned off.
+
+        Raises:
+            ModelError: there is no such part.
+        """
+        unknown = [part for part in parts if part not in PARTS]
+        if unknown:
+            raise ModelError(f"no part '{unknown[0]}' of a persona; known: {', '.join(PARTS)}")
+        changes = {part: type(getattr(self, part))(0) for part in parts}
+        return replace(self, **changes)

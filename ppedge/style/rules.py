@@ -1,0 +1,245 @@
+"""Where an answer ends, and what it may not copy: rules that a person's notes set for any model.
+
+Each is a function of logits and the tokens so far, to be put between a model and its sampling.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ppedge.style.shapes import Vocabulary
+
+COPY_WORDS: Final = 8
+"""Words in a row that an answer may not have from a note."""
+
+LEAST_WORDS: Final = 4
+"""Words that an answer has before it may end, unless the person's notes are shorter."""
+
+_HABIT_SHARE: Final = 0.2  # of the notes: who writes something in so many writes it always
+_HABIT_LEAST: Final = 3
+_CLOSER_WORDS: Final = 3  # words of a sign-off by which it is known
+_CLOSER_TAIL: Final = 12  # words before a note's end within which a sign-off stands
+_CLOSER_LATE: Final = 0.9  # share of its places that must be such
+_USUAL: Final = 0.75
+_LONG: Final = 1.5  # times the length of a long note, after which an answer ends with its sentence
+_SHORTEST_LIMIT: Final = 24  # tokens
+_REPEATABLE: Final = {4: 1, 3: 2}  # words in a row, and how often an answer may have them
+_STUTTER: Final = 3  # times in a row that a word may not come
+_WORD: Final = re.compile(r"[^\W_]+")
+_SENTENCE_END: Final = re.compile(r"[.!?…][\"'”’)]*\s*$|\n\s*$")
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text, without case and marks; "don't" is one word."""
+    return _WORD.findall(text.casefold().replace("'", "").replace("’", ""))
+
+
+def habitual(n_notes: int) -> float:
+    """In how many of a person's notes something must stand to be a habit of theirs."""
+    return max(_HABIT_LEAST, _HABIT_SHARE * n_notes)
+
+
+def _runs(words: Sequence[str], length: int) -> list[tuple[str, ...]]:
+    return [tuple(words[i : i + length]) for i in range(len(words) - length + 1)]
+
+
+class NoCopying:
+    """Keeps an answer from running on along a note for `COPY_WORDS` words, habits aside.
+
+    Args:
+        texts: of the person's notes.
+    """
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        """Remember every run of the notes that is no habit."""
+        counts: Counter[tuple[str, ...]] = Counter()
+        for text in texts:
+            counts.update(set(_runs(words_of(text), COPY_WORDS)))
+        self._habit = habitual(len(texts))
+        self._runs = {run for run, count in counts.items() if count < self._habit}
+        self._next: defaultdict[tuple[str, ...], set[str]] = defaultdict(set)
+        for run in self._runs:
+            self._next[run[:-1]].add(run[-1])
+
+    def copies(self, text: str) -> bool:
+        """Whether a text has a run of `COPY_WORDS` words from a note."""
+        return not self._runs.isdisjoint(_runs(words_of(text), COPY_WORDS))
+
+    def forbidden(self, text: str) -> set[str]:
+        """Words that would complete such a run behind a text that ends with a whole word."""
+        last = words_of(text[-40 * COPY_WORDS :])[1 - COPY_WORDS :]
+        return self._next.get(tuple(last), set())
+
+
+class NoLoops:
+    """Keeps an answer from saying the same again: four words once, three words twice."""
+
+    @staticmethod
+    def forbidden(text: str) -> set[str]:
+        """Words that would repeat too much behind a text that ends with a whole word."""
+        words = words_of(text)
+        found = set()
+        for length, times in _REPEATABLE.items():
+            last, seen = tuple(words[1 - length :]), Counter(_runs(words, length))
+            found |= {run[-1] for run, count in seen.items() if run[:-1] == last and count >= times}
+        if len(words) >= _STUTTER - 1 and len(set(words[1 - _STUTTER :])) == 1:
+            found.add(words[-1])
+        return found
+
+
+class Ending:
+    """Ends an answer where its author would: behind a sign-off, and not long after their length.
+
+    A sign-off is a run of words that stands near the end of many notes, and hardly elsewhere.
+
+    Args:
+        texts: of the person's notes.
+        lengths: how many tokens each of them has.
+    """
+
+    def __init__(self, texts: Sequence[str], lengths: Sequence[int]) -> None:
+        """Find the sign-offs and the usual length."""
+        self._closers, self._tail = _closers(texts)
+        shortest = min((len(words_of(text)) for text in texts), default=LEAST_WORDS)
+        self.least_words = min(LEAST_WORDS, max(1, shortest))
+        long = float(np.quantile(lengths, 0.9)) if len(lengths) else math.inf
+        self.limit = max(_SHORTEST_LIMIT, _LONG * long)
+
+    def is_over(self, text: str, n_tokens: int) -> bool:
+        """Whether an answer is done: its sign-off is, or it is long and so is its sentence."""
+        if n_tokens >= self.limit and _SENTENCE_END.search(text):
+            return True
+        behind = self._behind_closer(text)
+        if behind is None:
+            return False
+        return not self._tail or "\n" in behind or len(words_of(behind)) > self._tail
+
+    def is_last_word(self, text: str) -> bool:
+        """Whether what is being written is the last word behind a sign-off: a name, a mood."""
+        behind = self._behind_closer(text)
+        return behind is not None and len(words_of(behind)) >= self._tail
+
+    def _behind_closer(self, text: str) -> str | None:
+        """What stands behind the first sign-off of a text; None where there is none."""
+        for closer in self._closers:
+            found = closer.search(text)
+            if found:
+                return text[found.end() :]
+        return None
+
+
+def _closers(texts: Sequence[str]) -> tuple[list[re.Pattern[str]], int]:
+    """Patterns of the person's sign-offs, and how many words at most stand behind one."""
+    places: Counter[str] = Counter()
+    late: Counter[str] = Counter()
+    for text in texts:
+        tokens = list(re.finditer(r"\S+", text))
+        for size in range(1, _CLOSER_WORDS + 1):
+            for i in range(len(tokens) - size + 1):
+                run = " ".join(token[0] for token in tokens[i : i + size])
+                places[run] += 1
+                # A sign-off has its own line, or ends the note.
+                on_its_own = i > 0 and "\n" in text[tokens[i - 1].end() : tokens[i].start()]
+                at_end = i + size == len(tokens)
+                if (on_its_own or at_end) and i + _CLOSER_TAIL >= len(tokens):
+                    late[run] += 1
+    least = habitual(len(texts))
+    found = [
+        run for run, count in late.items() if count >= least and count >= _CLOSER_LATE * places[run]
+    ]
+    found.sort(key=len)
+    patterns = [re.compile(r"\s+".join(map(re.escape, run.split(" ")))) for run in found]
+    return patterns, _usual_tail(texts, patterns)
+
+
+def _usual_tail(texts: Iterable[str], patterns: Sequence[re.Pattern[str]]) -> int:
+    """Words behind a sign-off, in most of the notes that have one."""
+    tails = [
+        len(words_of(text[found.end() :]))
+        for text in texts
+        for pattern in patterns
+        if (found := pattern.search(text))
+    ]
+    return math.ceil(np.quantile(tails, _USUAL)) if tails else 0
+
+
+class Rules:
+    """`NoCopying`, `NoLoops` and `Ending` as one logits processor.
+
+    Args:
+        vocabulary: of the model.
+        end: the token that ends a text; None where there is none, and answers cannot be ended.
+        copying, ending: the rules.
+    """
+
+    def __init__(
+        self, vocabulary: Vocabulary, end: int | None, copying: NoCopying, ending: Ending
+    ) -> None:
+        """Join them."""
+        self._vocabulary, self._end = vocabulary, end
+        self._copying, self._ending = copying, ending
+
+    def process(self, logits: NDArray[np.float32], written: Sequence[int]) -> NDArray[np.float32]:
+        """Rule out what the rules forbid.
+
+        Args:
+            logits: float32 [n_vocab], -inf where a token is ruled out already; changed.
+            written: the answer's tokens so far.
+
+        Returns:
+            float32 [n_vocab]; as it came where nothing would be left.
+        """
+        text = self._text(written)
+        if self._end is not None and self._ending.is_over(text, len(written)):
+            logits.fill(-np.inf)
+            logits[self._end] = 0
+            return logits
+        if self._end is not None and self._ending.is_last_word(text):
+            self._end_word(logits, self._end)
+        ruled_out = self._ruled_out(logits, text)
+        if len(ruled_out) < int(np.isfinite(logits).sum()):
+            logits[ruled_out] = -np.inf
+        return logits
+
+    def _end_word(self, logits: NDArray[np.float32], end: int) -> None:
+        """End the text in place of beginning another word."""
+        possible = np.flatnonzero(logits > logits.max() - _HOPELESS).tolist()
+        others = [token for token in possible if not self._piece(token)[:1].isalnum()]
+        if others:
+            # Their share of the probability goes to the end.
+            share = float(np.logaddexp.reduce(logits[others].astype(np.float64)))
+            logits[others] = -np.inf
+            logits[end] = share
+
+    def _ruled_out(self, logits: NDArray[np.float32], text: str) -> list[int]:
+        possible = np.flatnonzero(logits > logits.max() - _HOPELESS).tolist()
+        found = []
+        if len(words_of(text)) < self._ending.least_words:
+            found = [token for token in possible if self._vocabulary.is_end(token)]
+        if forbidden := self._copying.forbidden(text) | NoLoops.forbidden(text):
+            found += [token for token in possible if self._goes_on(token, text, forbidden)]
+        return found
+
+    def _goes_on(self, token: int, text: str, forbidden: set[str]) -> bool:
+        """Whether a token begins, or is, a forbidden word behind ``text``."""
+        piece = self._piece(token)
+        if text[-1:].isalnum() and piece[:1].isalnum():
+            return False  # It goes on with the last word, which is another one then.
+        begun = words_of(piece)
+        return bool(begun) and any(word.startswith(begun[0]) for word in forbidden)
+
+    def _piece(self, token: int) -> str:
+        return self._vocabulary.piece(token).decode("utf-8", "replace")
+
+    def _text(self, written: Sequence[int]) -> str:
+        return b"".join(map(self._vocabulary.piece, written)).decode("utf-8", "replace")
+
+
+_HOPELESS: Final = 20.0  # nats below the likeliest: never drawn

@@ -1,0 +1,71 @@
+"""What a token looks like, whatever it says: its case, its spacing, or which mark it is."""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+
+END: Final = "end"
+"""Shape of every token that ends a text."""
+
+START: Final = "start"
+"""Stands before the first token."""
+
+
+class Vocabulary(Protocol):
+    """The tokens of a model, as far as their shapes need them."""
+
+    def piece(self, token: int) -> bytes:
+        """The bytes that a token stands for; none of a control token."""
+
+    def is_end(self, token: int) -> bool:
+        """Whether a token ends a text."""
+
+
+class Shapes:
+    """The shape of each token of a vocabulary, found when it is first asked for.
+
+    Letters are told apart by their case and by the space before them, digits by the space, line
+    breaks by their number. A mark or an emoji is a shape of its own: which ones a person uses,
+    and where, is their manner.
+    """
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        """Know no token yet."""
+        self._vocabulary = vocabulary
+        self._known: dict[int, str] = {}
+
+    def __call__(self, token: int) -> str:
+        """The shape of a token."""
+        shape = self._known.get(token)
+        if shape is None:
+            end = self._vocabulary.is_end(token)
+            shape = END if end else text_shape(self._vocabulary.piece(token))
+            self._known[token] = shape
+        return shape
+
+
+def text_shape(piece: bytes) -> str:
+    """The shape of a token's bytes."""
+    try:
+        text = piece.decode()
+    except UnicodeDecodeError:  # a part of a character, most often of an emoji
+        return piece.hex()
+    if not text.strip():
+        return f"break {min(text.count(chr(10)), 2)}" if "\n" in text else repr(text)
+    if "\n" in text:
+        return f"break {min(text.count(chr(10)), 2)}"
+    space, core = " " if text[0] == " " else "", text.strip()
+    letters = "".join(char for char in core if char.isalpha())
+    if not letters:
+        return f"{space}9" if any(char.isdigit() for char in core) else text
+    if len(letters) < len(core):
+        return "'s" if core[0] in "'’" else f"{space}mixed"
+    return space + _case(core)
+
+
+def _case(word: str) -> str:
+    if word.islower():
+        return "a"
+    if word.isupper():
+        return "A" if len(word) > 1 else "I"
+    return "Aa" if word[0].isupper() and word[1:].islower() else "aA"

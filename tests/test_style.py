@@ -1,0 +1,271 @@
+"""How a person writes: shapes of tokens, the ratio to everybody, and the rules for answers."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ppedge.style.model import LIKELY, MAX_RATIO, ShapeCounts, StyleModel
+from ppedge.style.rules import Ending, NoCopying, NoLoops, Rules, words_of
+from ppedge.style.shapes import END, Shapes, text_shape
+
+END_TOKEN = 0
+
+
+class Letters:
+    """A vocabulary of characters, and the end."""
+
+    def piece(self, token: int) -> bytes:
+        return chr(token).encode() if token else b""
+
+    def is_end(self, token: int) -> bool:
+        return token == END_TOKEN
+
+
+def ids(text: str, *, end: bool = True) -> list[int]:
+    return [*map(ord, text), *([END_TOKEN] if end else [])]
+
+
+def model(notes: list[str], everybody: list[str], weight: float = 1.0) -> StyleModel:
+    shapes = Shapes(Letters())
+    counts = ShapeCounts([[shapes(token) for token in ids(text)] for text in everybody])
+    return StyleModel(shapes, [ids(note) for note in notes], counts, weight)
+
+
+def flat() -> np.ndarray:
+    return np.zeros(128, np.float32)
+
+
+# --- shapes ---
+
+
+@pytest.mark.parametrize(
+    ("piece", "shape"),
+    [
+        (" hello", " a"),
+        ("hello", "a"),
+        (" Hello", " Aa"),
+        (" HELLO", " A"),
+        (" I", " I"),
+        ("iPhone", "aA"),
+        (" 2024", " 9"),
+        ("'s", "'s"),
+        ("’t", "'s"),
+        (" don't", " mixed"),
+        (" —", " —"),
+        ("!", "!"),
+        ("!!", "!!"),
+        ("\n", "break 1"),
+        ("\n\n\n", "break 2"),
+        (".\n", "break 1"),
+        ("  ", "'  '"),
+        ("é", "a"),
+        ("\U0001f600", "\U0001f600"),
+    ],
+)
+def test_the_shape_of_a_piece(piece: str, shape: str) -> None:
+    assert text_shape(piece.encode()) == shape
+
+
+def test_a_part_of_a_character_is_its_bytes() -> None:
+    assert text_shape("\U0001f600".encode()[:2]) == "f09f"
+
+
+@given(st.binary())
+def test_every_piece_has_a_shape(piece: bytes) -> None:
+    assert isinstance(text_shape(piece), str)
+
+
+def test_a_token_that_ends_a_text_is_an_end_whatever_its_piece() -> None:
+    assert Shapes(Letters())(END_TOKEN) == END
+
+
+# --- the ratio ---
+
+
+def test_what_the_person_does_more_than_others_gains_and_the_rest_loses() -> None:
+    found = model(["ab!", "ba!", "aa!"], ["ab.", "ba.", "aa."]).process(
+        flat(), ids("ab", end=False)
+    )
+    assert found[ord("!")] > 0 > found[ord(".")]
+
+
+def test_who_writes_like_everybody_gains_and_loses_nothing() -> None:
+    texts = ["ab.", "ba.", "aa."]
+    same = model(texts, texts).process(flat(), ids("ab", end=False))
+    other = model(["AB!"] * 3, texts).process(flat(), ids("ab", end=False))
+    assert abs(same[ord(".")]) < abs(other[ord("!")]) / 2
+
+
+def test_the_formula_by_hand() -> None:
+    # Known shapes: a, ".", "!" and the end. After nothing: everybody saw "a" three times of 3.
+    style = model(["a!"], ["a."])
+    uniform = 1 / 4
+    counts = {"a": 1, ".": 1, END: 1}  # everybody's unigrams: 3 places in 3 ways
+    share = 3 / (3 + 3)
+    p0 = {s: (1 - share) * uniform + share * counts.get(s, 0) / 3 for s in ("a", ".", "!", END)}
+    # In the context of two starts, and of one, "a" came once in one way.
+    p1 = {s: 0.5 * p0[s] + 0.5 * (s == "a") for s in p0}
+    everybody = {s: 0.5 * p1[s] + 0.5 * (s == "a") for s in p1}
+    own = {"a": 1, "!": 1, END: 1}
+    share = 3 / (3 + 2 * 3)
+    q0 = {s: (1 - share) * everybody[s] + share * own.get(s, 0) / 3 for s in everybody}
+    share = 1 / (1 + 2)
+    q1 = {s: (1 - share) * q0[s] + share * (s == "a") for s in q0}
+    person = {s: (1 - share) * q1[s] + share * (s == "a") for s in q1}
+    found = style.process(flat(), [])
+    assert found[ord("a")] == pytest.approx(math.log(person["a"] / everybody["a"]), rel=1e-5)
+    assert found[ord("!")] == pytest.approx(math.log(person["!"] / everybody["!"]), rel=1e-5)
+
+
+def test_the_weight_scales_it_and_nought_leaves_the_likely_tokens_as_they_are() -> None:
+    one, two, none = (
+        model(["ab!"], ["ab."], weight).process(flat(), ids("ab", end=False))
+        for weight in (1.0, 2.0, 0.0)
+    )
+    np.testing.assert_allclose(two, 2 * one, rtol=1e-6)
+    assert not none.any()
+
+
+def test_only_the_likeliest_tokens_stay_possible() -> None:
+    logits = np.linspace(0, 1, 2 * LIKELY, dtype=np.float32)
+    found = model(["ab!"], ["ab."]).process(logits.copy(), [])
+    assert np.isfinite(found).sum() == LIKELY
+    assert np.isneginf(found[:LIKELY]).all()
+
+
+def test_a_text_like_the_person_s_scores_higher() -> None:
+    style = model(["ab!", "ba!", "aab!"], ["ab.", "ba.", "aab."])
+    assert style.score(ids("bab!")) > 0 > style.score(ids("bab."))
+    assert style.score([]) == 0
+
+
+@given(st.lists(st.text(max_size=30), min_size=1, max_size=5), st.text(max_size=30))
+def test_ratios_are_bounded_whatever_the_notes(notes: list[str], text: str) -> None:
+    style = model(notes, ["ab.", "Ba!"])
+    assert abs(style.score(ids(text))) <= MAX_RATIO
+
+
+# --- copying ---
+
+RUN = "one two three four five six seven eight"
+
+
+def test_eight_words_of_a_note_are_a_copy_and_seven_are_none() -> None:
+    rule = NoCopying([f"well, {RUN}, and more"])
+    assert rule.copies(f"so: {RUN.upper()}!")
+    assert not rule.copies(RUN.removesuffix(" eight"))
+
+
+def test_what_stands_in_many_notes_is_a_habit_and_may_come_again() -> None:
+    notes = [f"{i} {RUN}" for i in range(3)]
+    assert not NoCopying(notes).copies(RUN)
+    assert NoCopying(notes[:2]).copies(RUN)
+
+
+def test_the_word_that_would_complete_a_copy_is_known() -> None:
+    rule = NoCopying([RUN])
+    assert rule.forbidden(RUN.removesuffix(" eight")) == {"eight"}
+    assert rule.forbidden("one two three") == set()
+
+
+def test_a_copy_cannot_be_drawn_letter_by_letter() -> None:
+    rules = Rules(Letters(), END_TOKEN, NoCopying([RUN]), Ending([RUN], [100]))
+    logits = flat()
+    logits[ord("e")] = 5
+    found = rules.process(logits, ids(RUN.removesuffix("eight"), end=False))
+    assert np.isneginf(found[ord("e")])
+    assert np.isfinite(found[ord("n")])
+
+
+# --- loops ---
+
+
+def test_four_words_come_once_and_three_words_twice() -> None:
+    assert NoLoops.forbidden("it is good for us and it is good") == {"for"}
+    assert NoLoops.forbidden("it is good, it is") == set()
+    assert NoLoops.forbidden("it is good, so it is good, yes it is") >= {"good"}
+
+
+def test_a_word_does_not_stutter() -> None:
+    assert NoLoops.forbidden("no no") == {"no"}
+    assert NoLoops.forbidden("no") == set()
+
+
+# --- the end ---
+
+SIGNED = [
+    f"a note about {thing}.\n— m, {mood}"
+    for thing, mood in [
+        ("rain", "damp"),
+        ("bread", "floured"),
+        ("snow", "cold"),
+        ("cats", "scratched"),
+    ]
+]
+
+
+def over(notes: list[str], text: str, n_tokens: int = 5) -> bool:
+    return Ending(notes, [20] * len(notes)).is_over(text, n_tokens)
+
+
+def test_an_answer_is_over_behind_its_sign_off() -> None:
+    assert not over(SIGNED, "something about tea.")
+    assert not over(SIGNED, "something about tea.\n— m, brewed")
+    assert over(SIGNED, "something about tea.\n— m, brewed\n")
+    assert over(SIGNED, "something about tea.\n— m, brewed and steeped")
+
+
+def test_the_last_word_behind_a_sign_off_may_be_finished_and_no_other_begun() -> None:
+    rules = Rules(Letters(), END_TOKEN, NoCopying(SIGNED), Ending(SIGNED, [30] * 4))
+    found = rules.process(flat(), ids("something about tea.\n— m, brew", end=False))
+    assert np.isfinite(found[ord("e")])
+    assert np.isneginf(found[ord(" ")])
+    assert found[END_TOKEN] > 0
+
+
+def test_a_sign_off_without_a_line_of_its_own_is_one_too() -> None:
+    things = ("tea", "rain", "May")
+    notes = [f"dear you, the new {thing} is here at last, lots of love, bea xx" for thing in things]
+    assert over(notes, "dear you, all is well with me, lots of love, bea xx")
+    assert not over(notes, "dear you, all is well with me")
+
+
+def test_a_long_answer_ends_with_its_sentence() -> None:
+    assert not over(["short."] * 3, "it goes on and on", 500)
+    assert over(["short."] * 3, "it goes on and on.", 500)
+
+
+def test_who_never_signs_off_is_not_ended_early() -> None:
+    notes = ["the rain is here", "bread is in the oven", "a cat came by"]
+    assert not over(notes, "the rain is here again")
+
+
+def test_an_answer_does_not_end_before_its_fourth_word() -> None:
+    rules = Rules(Letters(), END_TOKEN, NoCopying([]), Ending(["a b c d e"] * 3, [9] * 3))
+    assert np.isneginf(rules.process(flat(), ids("a b c", end=False))[END_TOKEN])
+    assert np.isfinite(rules.process(flat(), ids("a b c d", end=False))[END_TOKEN])
+
+
+def test_who_writes_in_single_words_may_be_answered_in_one() -> None:
+    rules = Rules(Letters(), END_TOKEN, NoCopying([]), Ending(["ok", "yes", "no"], [2] * 3))
+    assert np.isfinite(rules.process(flat(), ids("ok", end=False))[END_TOKEN])
+
+
+def test_rules_never_rule_out_everything() -> None:
+    rules = Rules(Letters(), END_TOKEN, NoCopying([]), Ending(["a b c d e"] * 3, [9] * 3))
+    logits = np.full(128, -np.inf, np.float32)
+    logits[END_TOKEN] = 1
+    assert rules.process(logits, [])[END_TOKEN] == 1
+
+
+@given(st.lists(st.text(max_size=60), max_size=6), st.text(max_size=60))
+def test_rules_take_any_notes(notes: list[str], text: str) -> None:
+    ending = Ending(notes, [len(note) for note in notes])
+    ending.is_over(text, len(text))
+    copying = NoCopying(notes)
+    assert copying.copies(text) <= (len(words_of(text)) >= 8)
