@@ -166,12 +166,13 @@ class Manners:
 
 
 MARKS = (".", ",", "!", "?", ";", ":", "'’", '"“”', "()", "-–—", "…", "*•#", "/&")
-FUNCTION_WORDS = frozenset(
-    """a about after all also although an and any are as at be because been but by can could do
-    does for from had has have he her his how however i if in is it its just may me might my no not
-    of on or our perhaps she should so some still than that the their them then there therefore
-    they this though to very was we were what when which who will with would you your""".split()
-)
+_FUNCTION_WORDS = """
+    a about after all also although an and any are as at be because been but by can could do
+    does for from had has have he her his how however i if in is it its just may me might my no
+    not of on or our perhaps she should so some still than that the their them then there
+    therefore they this though to very was we were what when which who will with would you your
+"""
+FUNCTION_WORDS = frozenset(_FUNCTION_WORDS.split())
 
 
 @lru_cache(maxsize=1 << 14)
