@@ -37,15 +37,17 @@ class Head:
     """A batch of prompts already run, all but the last token before the soft ones."""
 
     states: list[tuple[Tensor, Tensor]]  # each layer's keys and values; none if nothing was run
-    mask: Tensor  # bool [B, L], left-padded
+    mask: Tensor  # bool [B, L], left-padded (prefix and prompt each)
     last: Tensor  # int64 [B, 1], the token that comes next; [B, 0] if soft tokens come first
 
     def rows(self, chosen: list[int]) -> Head:
         """Some of the prompts, without the padding that none of them needs."""
         mask = self.mask[chosen]
-        pad = mask.shape[1] - int(mask.sum(1).max())
-        states = [(keys[chosen, :, pad:], values[chosen, :, pad:]) for keys, values in self.states]
-        return Head(states, mask[:, pad:], self.last[chosen])
+        # Behind a prefix of turns, padding is in the middle too.
+        kept = mask.any(0)
+        states = [(keys[chosen][:, :, kept], values[chosen][:, :, kept])
+                  for keys, values in self.states]  # fmt: skip
+        return Head(states, mask[:, kept], self.last[chosen])
 
 
 class Words(Protocol):
@@ -183,11 +185,30 @@ class FrozenLLM:
         return before, after
 
     @torch.no_grad()
-    def run_heads(self, heads: Sequence[Sequence[int]]) -> Head:
+    def run_prefix(self, ids: Sequence[int]) -> Head:
+        """Run what stands before one prompt, all of it; it may be nothing."""
+        mask = torch.ones(1, len(ids), dtype=torch.bool, device=self.device)
+        nothing = torch.zeros(1, 0, dtype=torch.long, device=self.device)
+        if not ids:
+            return Head([], mask, nothing)
+        cache = DynamicCache()
+        self.model.base_model(
+            input_ids=torch.tensor([list(ids)], device=self.device),
+            past_key_values=cache,
+            use_cache=True,
+        )
+        return Head([(layer.keys, layer.values) for layer in cache.layers], mask, nothing)
+
+    @torch.no_grad()
+    def run_heads(self, heads: Sequence[Sequence[int]], prefix: Head | None = None) -> Head:
         """Run the tokens before the soft ones, left-padded so that all end together.
 
         The last token of each is kept back: with no soft tokens at all, it is the one that
         predicts the answer, and it must be run together with the answer.
+
+        Args:
+            heads: token ids of each prompt.
+            prefix: what has been run before each of them, left as it was; None for nothing.
         """
         if not any(heads):
             nothing = torch.zeros(len(heads), 0, dtype=torch.long, device=self.device)
@@ -202,13 +223,17 @@ class FrozenLLM:
             mask[row, width + 1 - len(head) :] = True
         last = torch.tensor([[head[-1]] for head in heads], device=self.device)
         ids, mask = ids.to(self.device), mask.to(self.device)
+        if prefix is not None:
+            mask = torch.cat([prefix.mask, mask], 1)
         if width == 0:
-            return Head([], mask, last)
+            return Head([] if prefix is None else prefix.states, mask, last)
         cache = DynamicCache()
+        for layer, (keys, values) in enumerate([] if prefix is None else prefix.states):
+            cache.update(keys, values, layer)
         self.model.base_model(
             input_ids=ids,
             attention_mask=mask.long(),
-            position_ids=(mask.cumsum(1) - 1).clamp_min(0),
+            position_ids=(mask.cumsum(1) - 1).clamp_min(0)[:, -width:],
             past_key_values=cache,
             use_cache=True,
         )
