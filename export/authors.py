@@ -125,9 +125,7 @@ def names_somebody(text: str, first: set[str], last: set[str]) -> bool:
     if _CREDIT.search(text):
         return True
     pairs = re.findall(r"\b(?=(\w[\w'’-]*)\W{1,2}(\w[\w'’-]*))", text)
-    return any(
-        a[0].isupper() and b[0].isupper() and (a in first or b in last) for a, b in pairs
-    )
+    return any(a[0].isupper() and b[0].isupper() and (a in first or b in last) for a, b in pairs)
 
 
 def read_authors(path: Path) -> list[Author]:

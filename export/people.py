@@ -15,7 +15,7 @@ of what they wrote.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -34,6 +34,7 @@ EACH = 4  # questions of one person in a step
 ALONE = 0.12  # of the people, who have no turns: the plug must do without them too
 FEWER = 0.2  # of the people, who have fewer turns than there may be
 TARGETS = 4  # notes of a person that are left to be asked for, at least
+MOST_NOTES = 32  # of a person who sits: each has to be encoded
 FORMS = (*REQUESTS, "Write a few sentences about {}.", "I want to say something about {}.")
 Rng = np.random.Generator
 
@@ -128,8 +129,9 @@ class TurnedSampler:
             return voice(self.sampler.voiced, most, rng)
         if task == FREE_TEXT:
             source = one_of(rng, list(self.free_text))
-            return writer(one_of(rng, self.free_text[source]), most, rng)
-        return worker(one_of(rng, one_of(rng, self.sampler.users[task])), most, rng)
+            return writer(some(one_of(rng, self.free_text[source]), rng), most, rng)
+        question = one_of(rng, one_of(rng, self.sampler.users[task]))
+        return worker(replace(question, history=some(question.history, rng)), most, rng)
 
 
 def free_text(sampler: Sampler, authors: Sequence[Author]) -> dict[str, list[tuple[Note, ...]]]:
@@ -150,6 +152,12 @@ def running_text(history: Sequence[Note]) -> tuple[Note, ...]:
     """What a person wrote at length, each text once: a commit's body, an abstract, a tweet."""
     texts = (opening((note.input or note.output).strip()) for note in history)
     return tuple(map(Note, dict.fromkeys(text for text in texts if len(text.split()) >= 5)))
+
+
+def some(notes: Sequence[Note], rng: Rng) -> tuple[Note, ...]:
+    """At most ``MOST_NOTES`` of a person's notes, in their order."""
+    chosen = np.sort(rng.permutation(len(notes))[:MOST_NOTES])
+    return tuple(notes[i] for i in chosen)
 
 
 def split(count: int, most: int, rng: Rng) -> tuple[list[int], list[int]]:
@@ -226,7 +234,7 @@ def dev_writers(authors: Sequence[Author], limit: int, seed: int) -> list[Questi
     found = []
     for number, author in enumerate([author for author in authors if author.dev][:limit]):
         rng = np.random.default_rng([seed, 13, number])
-        notes = tuple(map(Note, author.notes))
+        notes = some(tuple(map(Note, author.notes)), rng)
         place = int(rng.integers(len(notes) // 2, len(notes)))
         prompt = request_for(notes[place].output, one_of(rng, FORMS), 2)
         rest = tuple(note for i, note in enumerate(notes) if i != place)
@@ -234,6 +242,14 @@ def dev_writers(authors: Sequence[Author], limit: int, seed: int) -> list[Questi
         answer = notes[place].output
         found.append(Question(name, name, FREE_TEXT, prompt, answer, rest))
     return found
+
+
+def dev_people(questions: Sequence[Question], seed: int) -> list[Question]:
+    """Dev questions with no longer a history than who sits has, always the same for a seed."""
+    return [
+        replace(question, history=some(question.history, np.random.default_rng([seed, 19, number])))
+        for number, question in enumerate(questions)
+    ]
 
 
 def dev_turns(questions: Sequence[Question], turns: int, seed: int) -> list[tuple[Note, ...]]:

@@ -38,7 +38,7 @@ from export.frozen import FrozenLLM
 from export.minilm import TextEncoder, find_minilm
 from export.model import PersonaPlug, PlugConfig
 from export.noted import put_notes
-from export.people import TurnedSampler, dev_turns, dev_writers
+from export.people import TurnedSampler, dev_people, dev_turns, dev_writers
 from export.plain import read_plain
 from export.sampler import SHARES, Batch, Sampler
 from export.start import read_weights
@@ -184,6 +184,7 @@ def open_run(args: argparse.Namespace) -> Run:
         *dev_writers(authors, args.eval_limit, args.seed),
     ]
     if args.turns and isinstance(sampler, Sampler):
+        dev = dev_people(dev, args.seed)
         sampler = TurnedSampler(sampler, authors, shares=shares, turns=args.turns)
     run = Run(
         args=args,
@@ -312,11 +313,13 @@ def save(run: Run, step: int, begun: float) -> None:
 
 
 def evaluate(run: Run, step: int, loss: float) -> None:
-    """Print and log the loss on dev users."""
+    """Print and log the loss on dev users, of whom every process takes its share."""
     line: dict[str, Any] = {"step": step, "scale": round(float(run.plug.scale.detach()), 3)}
     if run.plug.config.recency:
         line["recency"] = round(float(run.plug.recency.detach()), 4)
-    line["dev"] = run.trainer.evaluate(run.dev, run.args.seed, run.turns)
+    line["dev"] = run.trainer.evaluate(run.dev, run.args.seed, run.turns, run.world)
+    if not run.world.main:
+        return
     print(json.dumps(line), flush=True)
     with (run.args.out / "log.jsonl").open("a") as log:
         log.write(json.dumps({**line, "loss": loss}) + "\n")
@@ -348,7 +351,7 @@ def train(args: argparse.Namespace) -> None:
         if done % args.eval_every == 0 or done == last:
             if run.world.main:
                 save(run, done, begun)
-                evaluate(run, done, recent)
+            evaluate(run, done, recent)
             run.world.wait()
         if done == last:
             break

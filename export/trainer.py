@@ -165,11 +165,19 @@ class Trainer:
 
     @torch.no_grad()
     def score(
-        self, questions: Sequence[Question], seed: int, turns: Sequence[Sequence[Note]] = ()
+        self,
+        questions: Sequence[Question],
+        seed: int,
+        turns: Sequence[Sequence[Note]] = (),
+        world: World | None = None,
     ) -> np.ndarray:
         """Nats of every question's answer for each of ``VARIANTS``, and its token count.
 
-        With ``turns``, each question's own stand before it in every variant.
+        Args:
+            questions: dev's.
+            seed: of whose history is swapped for whose.
+            turns: of each question, stand before it in every variant; empty for none.
+            world: the processes that share the work; None for this one alone.
 
         Returns:
             float64 [len(questions), len(VARIANTS) + 1], in the order of ``questions``.
@@ -177,6 +185,7 @@ class Trainer:
         swapped = swap_histories(questions, seed)
         table = np.zeros((len(questions), len(VARIANTS) + 1))
         order = sorted(range(len(questions)), key=lambda i: len(questions[i].input))
+        order = order if world is None else order[world.index :: world.size]
         for start in range(0, len(order), 16):
             chosen = order[start : start + 16]
             part = [questions[i] for i in chosen]
@@ -190,13 +199,20 @@ class Trainer:
             scored = self.nll(part, variants, None, [turns[i] for i in chosen] if turns else ())
             columns = [nats for nats, _ in scored] + [scored[0][1]]
             table[chosen] = torch.stack(columns, 1).cpu().numpy()
-        return table
+        if world is None:
+            return table
+        whole: np.ndarray = world.sum(torch.from_numpy(table).to(world.device)).cpu().numpy()
+        return whole
 
     def evaluate(
-        self, questions: Sequence[Question], seed: int, turns: Sequence[Sequence[Note]] = ()
+        self,
+        questions: Sequence[Question],
+        seed: int,
+        turns: Sequence[Sequence[Note]] = (),
+        world: World | None = None,
     ) -> dict[str, dict[str, float]]:
-        """Nats per target token by task and variant; ``turns`` as in `score`."""
-        table = self.score(questions, seed, turns)
+        """Nats per target token by task and variant; ``turns`` and ``world`` as in `score`."""
+        table = self.score(questions, seed, turns, world)
         tasks = np.array([q.task for q in questions])
         report = {}
         for task in sorted(set(tasks)):
