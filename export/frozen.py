@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,10 +26,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from ppedge.errors import ModelError
-from ppedge.gguf import Gguf
-from ppedge.llm import LLM
-from ppedge.prompt import Part, Text, render
+from export.words import GgufWords, TransformersWords, Words, gguf_words
+from ppedge.prompt import Part, render
 
 
 @dataclass
@@ -48,56 +46,6 @@ class Head:
         states = [(keys[chosen][:, :, kept], values[chosen][:, :, kept])
                   for keys, values in self.states]  # fmt: skip
         return Head(states, mask[:, kept], self.last[chosen])
-
-
-class Words(Protocol):
-    """How text becomes token ids."""
-
-    start: list[int]  # what the model wants before everything
-    end: int  # closes an answer
-
-    def tokens(self, text: str, special: bool) -> list[int]: ...
-
-
-class GgufWords:
-    """llama.cpp's own tokenizer of a GGUF: what the run time uses, so the two cannot differ."""
-
-    def __init__(self, path: Path) -> None:
-        try:
-            self._llm = LLM(path, n_ctx=64, n_threads=1)
-        except ModelError as error:
-            raise ValueError(str(error)) from None
-        if self._llm.has_encoder:
-            raise ValueError(f"{path}: an encoder-decoder model; training wants a causal one")
-        bare = self._llm.tokenize("a")
-        self.start = self._llm.tokens([Text("a")])[: -len(bare)]
-        with Gguf(path) as gguf:
-            end = gguf.get("tokenizer.ggml.eot_token_id", gguf.get("tokenizer.ggml.eos_token_id"))
-        if end is None:
-            raise ValueError(f"{path} names no end-of-text token (tokenizer.ggml.eos_token_id)")
-        self.end = int(end)
-
-    def tokens(self, text: str, special: bool) -> list[int]:
-        return self._llm.tokenize(text, special=special)
-
-    def ensure_steerable(self, n_control: int) -> None:
-        self._llm.ensure_steerable(n_control)
-
-
-class TransformersWords:
-    """The tokenizer of a Hugging Face model."""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
-        self._tokenizer = tokenizer
-        if tokenizer.eos_token_id is None:
-            raise ValueError(f"{name}: its tokenizer names no end-of-text token (eos_token)")
-        self.end = int(tokenizer.eos_token_id)
-        first, bos = tokenizer("a")["input_ids"][:1], tokenizer.bos_token_id
-        self.start = [bos] if bos is not None and list(first) == [bos] else []
-
-    def tokens(self, text: str, special: bool) -> list[int]:
-        encoded = self._tokenizer(text, add_special_tokens=False, split_special_tokens=not special)
-        return list(encoded["input_ids"])
 
 
 class FrozenLLM:
@@ -133,7 +81,7 @@ class FrozenLLM:
         """
         self.device = torch.device(device)
         # The run time's reader comes first: it checks a file for damage, and says what it found.
-        self.words: Words | None = GgufWords(Path(llm)) if str(llm).endswith(".gguf") else None
+        self.words: Words | None = gguf_words(llm)
         self.tokenizer, self.model = _load(llm, dtype)
         self.model.requires_grad_(False).eval().to(self.device)
         self.words = self.words or TransformersWords(self.tokenizer, str(llm))
