@@ -5,7 +5,7 @@
 
 What stands before a prompt costs as much to run as the rest of a training step, so it is shared: a
 *seat* is one person with fixed turns, and is asked for several of the other notes in one step and
-in some later ones. Every step one seat is given to another person.
+in some later ones. Every step some seats are given to other people.
 
 Beside made-up voices (task 0) and LaMP's tasks there are people of free text (`FREE_TEXT`): authors
 of changelogs, and what the people of the tasks write at length. A request names some of the words
@@ -31,6 +31,7 @@ from ppedge.history import Note
 FREE_TEXT = 8  # beside LaMP's tasks and made-up voices
 RUNNING_TEXT = (5, 6, 7)  # tasks whose people write running text of their own
 EACH = 4  # questions of one person in a step
+SITTINGS = 4  # steps that a person is asked in, about
 ALONE = 0.12  # of the people, who have no turns: the plug must do without them too
 FEWER = 0.2  # of the people, who have fewer turns than there may be
 TARGETS = 4  # notes of a person that are left to be asked for, at least
@@ -66,7 +67,7 @@ class TurnedSampler:
             authors: of free text, besides those that the tasks have; dev's are left out.
             shares: weight of each task among the people who sit.
             turns: before a prompt, at most.
-            seats: people who sit at one time, an even number: steps that a person sits.
+            seats: people who sit at one time, an even number.
 
         Raises:
             ValueError: the batch is not made of as many people of each side.
@@ -74,6 +75,7 @@ class TurnedSampler:
         if sampler.batch % (2 * EACH):
             raise ValueError(f"--turns wants a --batch of {2 * EACH} times something")
         self.sampler, self.turns, self.seats = sampler, turns, seats
+        self.renewed = max(1, sampler.batch // (EACH * SITTINGS))  # seats a step
         self.free_text = free_text(sampler, authors)
         self.tasks = [*sampler.tasks, *([FREE_TEXT] if self.free_text else [])]
         weights = np.array([shares[task] for task in self.tasks])
@@ -111,7 +113,7 @@ class TurnedSampler:
 
     def seat(self, place: int, step: int) -> Seat:
         """Who sits at a place in a step; it hangs on the seed, the place and the step alone."""
-        generation = (step + place) // self.seats
+        generation = (self.renewed * step + place) // self.seats
         if self._sitting.get(place, (-1,))[0] != generation:
             rng = np.random.default_rng([self.sampler.seed, 11, place, generation])
             self._sitting[place] = (generation, self._draw(rng))
