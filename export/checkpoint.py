@@ -23,7 +23,8 @@ from ppedge.prompt import Part, list_parts
 
 # Where things are, how far to go and what is printed on the way; all else changes the result.
 FREE = {"data", "llm", "gguf", "encoder", "out", "features", "template", "steps", "stop_at"}
-FREE |= {"voices", "start", "eval_every", "eval_limit"}
+FREE |= {"voices", "start", "eval_every", "eval_limit", "authors", "minutes", "save_every"}
+FREE |= {"device"}
 
 
 def settings_of(args: Mapping[str, object]) -> dict[str, str]:

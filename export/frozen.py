@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,10 +26,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from ppedge.errors import ModelError
-from ppedge.gguf import Gguf
-from ppedge.llm import LLM
-from ppedge.prompt import Part, Text, render
+from export.words import GgufWords, TransformersWords, Words, gguf_words
+from ppedge.prompt import Part, render
 
 
 @dataclass
@@ -37,65 +35,17 @@ class Head:
     """A batch of prompts already run, all but the last token before the soft ones."""
 
     states: list[tuple[Tensor, Tensor]]  # each layer's keys and values; none if nothing was run
-    mask: Tensor  # bool [B, L], left-padded
+    mask: Tensor  # bool [B, L], left-padded (prefix and prompt each)
     last: Tensor  # int64 [B, 1], the token that comes next; [B, 0] if soft tokens come first
 
     def rows(self, chosen: list[int]) -> Head:
         """Some of the prompts, without the padding that none of them needs."""
         mask = self.mask[chosen]
-        pad = mask.shape[1] - int(mask.sum(1).max())
-        states = [(keys[chosen, :, pad:], values[chosen, :, pad:]) for keys, values in self.states]
-        return Head(states, mask[:, pad:], self.last[chosen])
-
-
-class Words(Protocol):
-    """How text becomes token ids."""
-
-    start: list[int]  # what the model wants before everything
-    end: int  # closes an answer
-
-    def tokens(self, text: str, special: bool) -> list[int]: ...
-
-
-class GgufWords:
-    """llama.cpp's own tokenizer of a GGUF: what the run time uses, so the two cannot differ."""
-
-    def __init__(self, path: Path) -> None:
-        try:
-            self._llm = LLM(path, n_ctx=64, n_threads=1)
-        except ModelError as error:
-            raise ValueError(str(error)) from None
-        if self._llm.has_encoder:
-            raise ValueError(f"{path}: an encoder-decoder model; training wants a causal one")
-        bare = self._llm.tokenize("a")
-        self.start = self._llm.tokens([Text("a")])[: -len(bare)]
-        with Gguf(path) as gguf:
-            end = gguf.get("tokenizer.ggml.eot_token_id", gguf.get("tokenizer.ggml.eos_token_id"))
-        if end is None:
-            raise ValueError(f"{path} names no end-of-text token (tokenizer.ggml.eos_token_id)")
-        self.end = int(end)
-
-    def tokens(self, text: str, special: bool) -> list[int]:
-        return self._llm.tokenize(text, special=special)
-
-    def ensure_steerable(self, n_control: int) -> None:
-        self._llm.ensure_steerable(n_control)
-
-
-class TransformersWords:
-    """The tokenizer of a Hugging Face model."""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
-        self._tokenizer = tokenizer
-        if tokenizer.eos_token_id is None:
-            raise ValueError(f"{name}: its tokenizer names no end-of-text token (eos_token)")
-        self.end = int(tokenizer.eos_token_id)
-        first, bos = tokenizer("a")["input_ids"][:1], tokenizer.bos_token_id
-        self.start = [bos] if bos is not None and list(first) == [bos] else []
-
-    def tokens(self, text: str, special: bool) -> list[int]:
-        encoded = self._tokenizer(text, add_special_tokens=False, split_special_tokens=not special)
-        return list(encoded["input_ids"])
+        # Behind a prefix of turns, padding is in the middle too.
+        kept = mask.any(0)
+        states = [(keys[chosen][:, :, kept], values[chosen][:, :, kept])
+                  for keys, values in self.states]  # fmt: skip
+        return Head(states, mask[:, kept], self.last[chosen])
 
 
 class FrozenLLM:
@@ -131,7 +81,7 @@ class FrozenLLM:
         """
         self.device = torch.device(device)
         # The run time's reader comes first: it checks a file for damage, and says what it found.
-        self.words: Words | None = GgufWords(Path(llm)) if str(llm).endswith(".gguf") else None
+        self.words: Words | None = gguf_words(llm)
         self.tokenizer, self.model = _load(llm, dtype)
         self.model.requires_grad_(False).eval().to(self.device)
         self.words = self.words or TransformersWords(self.tokenizer, str(llm))
@@ -183,11 +133,30 @@ class FrozenLLM:
         return before, after
 
     @torch.no_grad()
-    def run_heads(self, heads: Sequence[Sequence[int]]) -> Head:
+    def run_prefix(self, ids: Sequence[int]) -> Head:
+        """Run what stands before one prompt, all of it; it may be nothing."""
+        mask = torch.ones(1, len(ids), dtype=torch.bool, device=self.device)
+        nothing = torch.zeros(1, 0, dtype=torch.long, device=self.device)
+        if not ids:
+            return Head([], mask, nothing)
+        cache = DynamicCache()
+        self.model.base_model(
+            input_ids=torch.tensor([list(ids)], device=self.device),
+            past_key_values=cache,
+            use_cache=True,
+        )
+        return Head([(layer.keys, layer.values) for layer in cache.layers], mask, nothing)
+
+    @torch.no_grad()
+    def run_heads(self, heads: Sequence[Sequence[int]], prefix: Head | None = None) -> Head:
         """Run the tokens before the soft ones, left-padded so that all end together.
 
         The last token of each is kept back: with no soft tokens at all, it is the one that
         predicts the answer, and it must be run together with the answer.
+
+        Args:
+            heads: token ids of each prompt.
+            prefix: what has been run before each of them, left as it was; None for nothing.
         """
         if not any(heads):
             nothing = torch.zeros(len(heads), 0, dtype=torch.long, device=self.device)
@@ -202,13 +171,17 @@ class FrozenLLM:
             mask[row, width + 1 - len(head) :] = True
         last = torch.tensor([[head[-1]] for head in heads], device=self.device)
         ids, mask = ids.to(self.device), mask.to(self.device)
+        if prefix is not None:
+            mask = torch.cat([prefix.mask, mask], 1)
         if width == 0:
-            return Head([], mask, last)
+            return Head([] if prefix is None else prefix.states, mask, last)
         cache = DynamicCache()
+        for layer, (keys, values) in enumerate([] if prefix is None else prefix.states):
+            cache.update(keys, values, layer)
         self.model.base_model(
             input_ids=ids,
             attention_mask=mask.long(),
-            position_ids=(mask.cumsum(1) - 1).clamp_min(0),
+            position_ids=(mask.cumsum(1) - 1).clamp_min(0)[:, -width:],
             past_key_values=cache,
             use_cache=True,
         )

@@ -26,6 +26,7 @@ from export.frozen import FrozenLLM
 from export.json_files import DataError, read
 from export.template import TEMPLATE, place_soft, read_template
 from export.voices import WORDS
+from export.world import World
 
 MAX_NEW = 56  # tokens of an answer, before it is cut at a sentence's end
 MAX_CHARS = 200
@@ -124,6 +125,8 @@ def main(words: Sequence[str] | None = None) -> None:
     add("--count", type=int, default=1200, help="prompts to ask (default: 1200)")
     add("--seed", type=int, default=0, help="of prompts and answers (default: 0)")
     add("--dtype", choices=("bfloat16", "float32"), default="float32")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto",
+        help="where to compute (default: a GPU, if there is one)")  # fmt: skip
     add("--template", type=Path, metavar="FILE", help="JSON (default: SmolLM2's ChatML)")
     args = parser.parse_args(words)
     if not 1 <= args.count <= MOST:
@@ -133,7 +136,8 @@ def main(words: Sequence[str] | None = None) -> None:
     with one_line_errors("export.plain"):
         asked = prompts(args.count, args.seed)
         template = place_soft(read_template(args.template), "after") if args.template else TEMPLATE
-        llm = FrozenLLM(args.llm, template, getattr(torch, args.dtype))
+        device = World(args.device).device
+        llm = FrozenLLM(args.llm, template, getattr(torch, args.dtype), device)
         said = answers(llm, [prompt for prompt, _ in asked], args.seed)
         texts = [
             Plain(prompt, topic, text)

@@ -16,9 +16,9 @@ from export.voiced import TASK, Voiced
 from export.voices import draw_voice, one_of
 from ppedge.history import Note
 
-# Shares of the training examples by task, 0 being made-up voices (``export/voiced.py``); those of
-# the tasks that are trained on are scaled to 1.
-SHARES = {0: 0.5, 1: 0.3, 2: 0.3, 3: 0.4, 4: 0.15, 5: 0.15, 6: 0.4, 7: 0.3}
+# Shares of the training examples by task, 0 being made-up voices (``export/voiced.py``) and 8 free
+# text (``export/people.py``); those of the tasks that are trained on are scaled to 1.
+SHARES = {0: 0.5, 1: 0.3, 2: 0.3, 3: 0.4, 4: 0.15, 5: 0.15, 6: 0.4, 7: 0.3, 8: 0.5}
 # Of these, the share that a general writing prompt asks for: people write commits, papers and
 # tweets at length, whereas a headline's article, a film and a review are not theirs to retell.
 GENERAL = {1: 0.0, 2: 0.0, 3: 0.0, 4: 0.0, 5: 0.2, 6: 0.25, 7: 0.5}
@@ -32,12 +32,14 @@ class Batch:
 
     ``rivals`` are other people's histories, one an example or None; empty without contrast.
     ``prompts`` are what the LLM reads; empty where that is what is asked and no more.
+    ``turns`` are the notes that stand before each prompt as earlier turns; empty without turns.
     """
 
     questions: list[Question]
     histories: list[Sequence[Note]]
     rivals: list[Sequence[Note] | None]
     prompts: list[str] = field(default_factory=list)
+    turns: list[Sequence[Note]] = field(default_factory=list)
 
     def part(self, index: int, parts: int) -> Batch:
         """Every ``parts``-th example: the batch is sorted by length, so the parts weigh alike."""
@@ -47,6 +49,7 @@ class Batch:
             self.histories[taken],
             self.rivals[taken],
             self.prompts[taken],
+            self.turns[taken],
         )
 
 

@@ -30,6 +30,7 @@ import numpy as np
 import torch
 
 from export import checkpoint, voiced
+from export.authors import read_authors
 from export.contrast import draw_rivals
 from export.data import Question, read_questions, swap_histories
 from export.features import Features
@@ -37,6 +38,7 @@ from export.frozen import FrozenLLM
 from export.minilm import TextEncoder, find_minilm
 from export.model import PersonaPlug, PlugConfig
 from export.noted import put_notes
+from export.people import TurnedSampler, dev_people, dev_turns, dev_writers
 from export.plain import read_plain
 from export.sampler import SHARES, Batch, Sampler
 from export.start import read_weights
@@ -45,6 +47,7 @@ from export.train_options import add_plug_options, defaults, parse
 from export.trainer import Contrast, Trainer
 from export.world import World
 from ppedge.errors import PpedgeError
+from ppedge.history import Note
 from ppedge.prompt import Part
 
 
@@ -55,8 +58,9 @@ class Run:
     args: argparse.Namespace
     world: World
     trainer: Trainer
-    sampler: Sampler
+    sampler: Sampler | TurnedSampler
     dev: list[Question]
+    turns: list[tuple[Note, ...]]  # before each of dev's questions; empty without turns
     optimizer: torch.optim.Optimizer
     inputs: dict[str, str]  # digests of model, encoder and questions
     step: int = 0
@@ -133,7 +137,7 @@ def open_run(args: argparse.Namespace) -> Run:
     Raises:
         ValueError: something cannot be read, or the checkpoint is of another run.
     """
-    world = World()
+    world = World(args.device)
     if args.batch < world.size:
         raise ValueError(f"--batch {args.batch} cannot be shared by {world.size} processes")
     torch.manual_seed(args.seed)
@@ -142,6 +146,7 @@ def open_run(args: argparse.Namespace) -> Run:
         q for task in args.tasks for q in read_questions(args.data / f"LaMP_{task}_style", "train")
     ]
     plain = read_plain(args.voices) if args.voices else []
+    authors = read_authors(args.authors) if args.authors else []
     template = open_template(args)
     folder = args.encoder or find_minilm()
     dtype = getattr(torch, args.dtype)
@@ -159,36 +164,46 @@ def open_run(args: argparse.Namespace) -> Run:
     ).to(world.device)
     groups = parameter_groups(plug, args.lr, args.style_lr, args.encoder_lr)
     shares = {**SHARES, **(args.shares or {})}
+    sampler: Sampler | TurnedSampler = Sampler(
+        questions,
+        args.batch,
+        args.seed,
+        shares=shares,
+        in_order=config.recency,
+        voiced=voiced.Voiced(plain) if plain else None,
+        leave_one_out=args.leave_one_out,
+        dropout=args.dropout,
+        reconstruct=args.reconstruct,
+        habits=args.habits,
+        choosers=args.choosers,
+        varied=args.varied,
+    )
+    dev = [
+        *dev_questions(args.data, args.tasks, args.eval_limit, args.seed),
+        *(voiced.dev_questions(plain, args.eval_limit, args.seed) if plain else ()),
+        *dev_writers(authors, args.eval_limit, args.seed),
+    ]
+    if args.turns and isinstance(sampler, Sampler):
+        dev = dev_people(dev, args.seed)
+        sampler = TurnedSampler(sampler, authors, shares=shares, turns=args.turns)
     run = Run(
         args=args,
         world=world,
         trainer=Trainer(plug, llm, features),
-        sampler=Sampler(
-            questions,
-            args.batch,
-            args.seed,
-            shares=shares,
-            in_order=config.recency,
-            voiced=voiced.Voiced(plain) if plain else None,
-            leave_one_out=args.leave_one_out,
-            dropout=args.dropout,
-            reconstruct=args.reconstruct,
-            habits=args.habits,
-            choosers=args.choosers,
-            varied=args.varied,
-        ),
-        dev=[
-            *dev_questions(args.data, args.tasks, args.eval_limit, args.seed),
-            *(voiced.dev_questions(plain, args.eval_limit, args.seed) if plain else ()),
-        ],
+        sampler=sampler,
+        dev=dev,
+        turns=dev_turns(dev, args.turns, args.seed) if args.turns else [],
         optimizer=torch.optim.AdamW(groups, weight_decay=0.01),
         inputs={
             "model": llm.digest(),
             "encoder": features.digest,
             "training questions": checkpoint.digest_questions(questions),
             "plain texts": checkpoint.digest_texts(text.text for text in plain),
+            "authors": checkpoint.digest_texts(text for each in authors for text in each.notes),
         },
     )
+    if isinstance(sampler, TurnedSampler):  # Dev's prefixes stay, and all who sit have room.
+        run.trainer.prefixes.keep = sampler.seats + len(dev)
     swap_histories(run.dev, args.seed)  # refuses now what evaluation could not do later
     if world.note:
         tell(run, world.note)
@@ -257,9 +272,18 @@ def batch_of(run: Run, step: int) -> tuple[Batch, Contrast | None]:
     return batch.part(run.world.index, run.world.size), term if term.at(step) else None
 
 
-def take_step(run: Run, step: int, peaks: Sequence[float]) -> float:
+def rate(run: Run, step: int, elapsed: float) -> float:
+    """Share of the peak rate at a step, ``elapsed`` seconds into the run."""
+    args = run.args
+    if args.minutes is None or step < args.warmup:
+        return learning_rate(step, args.steps, args.warmup)
+    # Time takes the place of steps.
+    return learning_rate(min(round(1000 * elapsed / (60 * args.minutes)), 1000), 1000, 0)
+
+
+def take_step(run: Run, step: int, peaks: Sequence[float], elapsed: float = 0.0) -> float:
     """One optimiser step; returns the loss of the whole batch, the same on every process."""
-    share = learning_rate(step, run.args.steps, run.args.warmup)
+    share = rate(run, step, elapsed)
     for group, peak in zip(run.optimizer.param_groups, peaks, strict=True):
         group["lr"] = peak * share
     batch, term = batch_of(run, step)
@@ -289,11 +313,13 @@ def save(run: Run, step: int, begun: float) -> None:
 
 
 def evaluate(run: Run, step: int, loss: float) -> None:
-    """Print and log the loss on dev users."""
+    """Print and log the loss on dev users, of whom every process takes its share."""
     line: dict[str, Any] = {"step": step, "scale": round(float(run.plug.scale.detach()), 3)}
     if run.plug.config.recency:
         line["recency"] = round(float(run.plug.recency.detach()), 4)
-    line["dev"] = run.trainer.evaluate(run.dev, run.args.seed)
+    line["dev"] = run.trainer.evaluate(run.dev, run.args.seed, run.turns, run.world)
+    if not run.world.main:
+        return
     print(json.dumps(line), flush=True)
     with (run.args.out / "log.jsonl").open("a") as log:
         log.write(json.dumps({**line, "loss": loss}) + "\n")
@@ -310,17 +336,25 @@ def train(args: argparse.Namespace) -> None:
     begun, running = time.time(), list[float]()
     last = min(args.steps, args.stop_at or args.steps)
     for step in range(run.step, last):
-        running.append(take_step(run, step, peaks))
+        # Every process goes by the main one's clock: all end at the same step.
+        elapsed = run.world.of_main(run.seconds + time.time() - begun)
+        running.append(take_step(run, step, peaks, elapsed))
         done = step + 1
+        if args.minutes is not None and elapsed >= 60 * args.minutes:
+            last = done
         recent = float(np.mean(running[-50:]))
         if done % 10 == 0:
             per_step = (time.time() - begun) / (done - run.step)
             tell(run, f"step {done} loss {recent:.4f} {per_step:.2f} s/step")
+        if run.world.main and args.save_every and done % args.save_every == 0:
+            save(run, done, begun)
         if done % args.eval_every == 0 or done == last:
             if run.world.main:
                 save(run, done, begun)
-                evaluate(run, done, recent)
+            evaluate(run, done, recent)
             run.world.wait()
+        if done == last:
+            break
     if run.world.main:
         checkpoint.write_instruction(run.checkpoint, run.plug)
     run.world.close()

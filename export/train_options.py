@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from export.commands import number
+from export.commands import number, positive
 from export.sampler import SHARES
 
 
@@ -16,7 +16,7 @@ def parse_shares(text: str) -> dict[int, float]:
     for entry in text.split(","):
         task, _, share = entry.partition("=")
         if task.strip() not in map(str, SHARES):
-            raise argparse.ArgumentTypeError(f"'{entry}' is not TASK=SHARE with a task of 0 to 7")
+            raise argparse.ArgumentTypeError(f"'{entry}' is not TASK=SHARE with a task of 0 to 8")
         try:
             shares[int(task)] = float(share)
         except ValueError:
@@ -24,6 +24,13 @@ def parse_shares(text: str) -> dict[int, float]:
         if not 0 < shares[int(task)] < float("inf"):
             raise argparse.ArgumentTypeError(f"the share in '{entry}' must be above 0")
     return shares
+
+
+def whole(word: str) -> int:
+    """A whole number, 0 or above."""
+    if not word.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be a whole number, not '{word}'")
+    return int(word)
 
 
 fraction = number("'{}' is not a share, a number from 0 to 1", 0, 1)
@@ -77,10 +84,10 @@ def add_plug_options(parser: argparse.ArgumentParser) -> dict[str, str]:
 
 def parser() -> argparse.ArgumentParser:
     """The command line's parser."""
-    whole = argparse.ArgumentParser(
+    options = argparse.ArgumentParser(
         prog="export.train", description="Train a plug against a frozen LLM."
     )
-    add = whole.add_argument
+    add = options.add_argument
     add("--data", type=Path, required=True, help="folder of LaMP_N_style folders")
     add("--llm", required=True, help="GGUF file, Hugging Face folder or name")
     add("--encoder", type=Path, help="BERT folder (default: the packaged MiniLM)")
@@ -93,6 +100,10 @@ def parser() -> argparse.ArgumentParser:
     add("--shares", type=parse_shares, help="of the examples, by task, such as 6=0.4,5=0.2")
     add("--steps", type=int, default=1500)
     add("--stop-at", type=int, help="end here; the same command goes on later")
+    add("--minutes", type=number("'{}' is not a number of minutes above 0", 0.01), metavar="M",
+        help="end after so many, the rate falling with the time and not with --steps")  # fmt: skip
+    add("--save-every", type=positive, metavar="STEPS",
+        help="write a checkpoint between evaluations too")  # fmt: skip
     add("--batch", type=int, default=16)
     add("--lr", type=float, default=2e-3)
     add("--style-lr", type=float, default=1e-3)
@@ -111,28 +122,41 @@ def parser() -> argparse.ArgumentParser:
         help="ask in more ways: for texts begun or titled, in other words, by topic")  # fmt: skip
     add("--notes-in-prompt", type=fraction, default=0.0, metavar="SHARE",
         help="of the examples, with one or two of the notes in the prompt as well")  # fmt: skip
+    add("--turns", type=whole, default=0, metavar="K",
+        help="notes of the person before every prompt, as earlier turns of the chat")  # fmt: skip
+    add("--authors", type=Path, metavar="FILE",
+        help="of export.authors: with --turns, also train on their texts, as task 8")  # fmt: skip
     add("--no-leave-one-out", dest="leave_one_out", action="store_false",
         help="ask the files' questions only, not for notes")  # fmt: skip
     add("--no-dropout", dest="dropout", action="store_false", help="of notes from a history")
     add("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="of the frozen models")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto",
+        help="where to compute (default: a GPU, if there is one)")  # fmt: skip
     add("--eval-every", type=int, default=100)
     add("--eval-limit", type=int, default=48, help="dev questions a task")
     add("--seed", type=int, default=0)
-    add_plug_options(whole)
-    return whole
+    add_plug_options(options)
+    return options
 
 
 def defaults() -> dict[str, object]:
     """Every option's default, by name."""
-    whole = parser()
     required = ("--data", ".", "--llm", ".", "--out", ".")
-    return vars(whole.parse_args(required))
+    return vars(parser().parse_args(required))
 
 
 def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    whole = parser()
-    args = whole.parse_args(words)
+    options = parser()
+    args = options.parse_args(words)
     if args.choosers and not args.voices:
-        whole.error("--choosers: there are no made-up people without --voices")
+        options.error("--choosers: there are no made-up people without --voices")
+    if args.authors and not args.turns:
+        options.error("--authors: their free text is trained on with --turns only")
+    if args.turns and (args.notes_in_prompt or args.habits or args.choosers or args.reconstruct):
+        options.error(
+            "--turns goes with none of --notes-in-prompt, --habits, --choosers and --reconstruct"
+        )
+    if args.turns and args.template:
+        options.error("--turns knows ChatML alone; leave --template out")
     return args

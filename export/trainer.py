@@ -16,6 +16,7 @@ from export.frozen import FrozenLLM
 from export.model import PersonaPlug
 from export.noted import BUDGET as NOTES_BUDGET
 from export.sampler import Batch
+from export.turns import Prefixes
 from export.world import World
 from ppedge.history import Note
 from ppedge.prompt import note_text
@@ -52,6 +53,7 @@ class Trainer:
 
     def __init__(self, plug: PersonaPlug, llm: FrozenLLM, features: Features) -> None:
         self.plug, self.llm, self.features = plug, llm, features
+        self.prefixes = Prefixes(llm)
 
     def queries(self, prompts: Sequence[str]) -> Tensor:
         """Queries [B, K] of prompts, through whichever encoder the plug has for them."""
@@ -97,10 +99,12 @@ class Trainer:
         questions: Sequence[Question],
         variants: Sequence[Conditioning | None],
         room: Sequence[int] | None,
+        turns: Sequence[Sequence[Note]] = (),
     ) -> list[tuple[Tensor, Tensor]]:
         """Nats and token counts [B] of the answers, for each variant of the conditioning.
 
-        Each prompt is cut at its ``room``, in LLM tokens.
+        Each prompt is cut at its ``room``, in LLM tokens. ``turns`` are the notes that stand
+        before each as earlier turns; empty for none before any.
         """
         rooms = [None] * len(questions) if room is None else room
         sides = [
@@ -112,7 +116,8 @@ class Trainer:
             [*self.llm.tokens(q.output, special=False), self.llm.end][: MAX_ANSWER + 1]
             for q in questions
         ]
-        head = self.llm.run_heads([before for before, _ in sides])
+        befores = [before for before, _ in sides]
+        head = self.prefixes.run_heads(befores, turns) if turns else self.llm.run_heads(befores)
         tails = [after for _, after in sides]
         return [
             self.llm.nll(head, said.soft, tails, answers, said.control)
@@ -149,7 +154,7 @@ class Trainer:
             MAX_PROMPT + (NOTES_BUDGET if with_notes != bare else 0)
             for with_notes, bare in zip(read, prompts, strict=True)
         ]
-        own, *swapped = self.nll(asked, variants, room)
+        own, *swapped = self.nll(asked, variants, room, batch.turns)
         totals = torch.stack([own[1].sum(), rivalled.sum().to(own[1])])
         tokens, pairs = totals if world is None else world.sum(totals)
         loss = own[0].sum() / tokens
@@ -159,8 +164,20 @@ class Trainer:
         return loss
 
     @torch.no_grad()
-    def score(self, questions: Sequence[Question], seed: int) -> np.ndarray:
+    def score(
+        self,
+        questions: Sequence[Question],
+        seed: int,
+        turns: Sequence[Sequence[Note]] = (),
+        world: World | None = None,
+    ) -> np.ndarray:
         """Nats of every question's answer for each of ``VARIANTS``, and its token count.
+
+        Args:
+            questions: dev's.
+            seed: of whose history is swapped for whose.
+            turns: of each question, stand before it in every variant; empty for none.
+            world: the processes that share the work; None for this one alone.
 
         Returns:
             float64 [len(questions), len(VARIANTS) + 1], in the order of ``questions``.
@@ -168,6 +185,7 @@ class Trainer:
         swapped = swap_histories(questions, seed)
         table = np.zeros((len(questions), len(VARIANTS) + 1))
         order = sorted(range(len(questions)), key=lambda i: len(questions[i].input))
+        order = order if world is None else order[world.index :: world.size]
         for start in range(0, len(order), 16):
             chosen = order[start : start + 16]
             part = [questions[i] for i in chosen]
@@ -178,14 +196,23 @@ class Trainer:
                 self.condition(prompts, [() for _ in part]),
                 None,
             ]
-            scored = self.nll(part, variants, None)
+            scored = self.nll(part, variants, None, [turns[i] for i in chosen] if turns else ())
             columns = [nats for nats, _ in scored] + [scored[0][1]]
             table[chosen] = torch.stack(columns, 1).cpu().numpy()
-        return table
+        if world is None:
+            return table
+        whole: np.ndarray = world.sum(torch.from_numpy(table).to(world.device)).cpu().numpy()
+        return whole
 
-    def evaluate(self, questions: Sequence[Question], seed: int) -> dict[str, dict[str, float]]:
-        """Nats per target token by task and variant."""
-        table = self.score(questions, seed)
+    def evaluate(
+        self,
+        questions: Sequence[Question],
+        seed: int,
+        turns: Sequence[Sequence[Note]] = (),
+        world: World | None = None,
+    ) -> dict[str, dict[str, float]]:
+        """Nats per target token by task and variant; ``turns`` and ``world`` as in `score`."""
+        table = self.score(questions, seed, turns, world)
         tasks = np.array([q.task for q in questions])
         report = {}
         for task in sorted(set(tasks)):

@@ -57,9 +57,9 @@ class Voiced:
         for text in others:
             # Mostly notes without an input, and of what is asked for some with one.
             of_kind = kind if rng.random() < 0.4 else -1
-            prompt, said = _write(text, voice, of_kind, rng)
+            prompt, said = write_as(text, voice, of_kind, rng)
             notes.append(Note(said, prompt))
-        prompt, said = _write(asked, voice, kind, rng)
+        prompt, said = write_as(asked, voice, kind, rng)
         number = int(rng.integers(1 << 62))
         return Question(
             id=f"voice-{number}",
@@ -77,7 +77,7 @@ def dev_questions(texts: Sequence[Plain], limit: int, seed: int) -> list[Questio
     return [voiced.draw(np.random.default_rng([seed, 9, i])) for i in range(limit)]
 
 
-def _write(text: Plain, voice: Voice, kind: int, rng: np.random.Generator) -> tuple[str, str]:
+def write_as(text: Plain, voice: Voice, kind: int, rng: np.random.Generator) -> tuple[str, str]:
     """What a person is asked and writes; of no kind (-1), the text stands by itself."""
     if kind == 2:
         topic = text.topic[:1].upper() + text.topic[1:]

@@ -31,10 +31,18 @@ class World:
         device: where its tensors live; a GPU if there is one, unless ``ACCELERATE_USE_CPU=1``.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, device: str = "auto") -> None:
+        """Join the processes; ``device``: auto, cpu or cuda.
+
+        Raises:
+            ValueError: a GPU is asked for, and torch sees none.
+        """
+        if device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("--device cuda: torch finds no GPU here")
         # The others wait while the main process evaluates, which takes longer than the usual limit.
         patience = InitProcessGroupKwargs(timeout=timedelta(hours=6))
-        self._accelerator = Accelerator(kwargs_handlers=[patience])
+        cpu = True if device == "cpu" else None
+        self._accelerator = Accelerator(cpu=cpu, kwargs_handlers=[patience])
         self.size = self._accelerator.num_processes
         self.index = self._accelerator.process_index
         self.device = self._accelerator.device
@@ -64,6 +72,11 @@ class World:
         summed = self._accelerator.reduce(values.detach().clone(), reduction="sum")
         assert isinstance(summed, Tensor)
         return summed
+
+    def of_main(self, value: float) -> float:
+        """The main process's ``value``."""
+        own = torch.tensor(value if self.main else 0.0, dtype=torch.float64)
+        return float(self.sum(own.to(self.device)))
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Sum every parameter's gradient over the processes, in one message.

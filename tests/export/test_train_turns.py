@@ -1,0 +1,117 @@
+"""A training with turns, start to end, in a tiny form; on a GPU too, where there is one."""
+
+import json
+import sys
+
+import pytest
+import torch
+
+from export import words
+from export.features import Features
+from export.frozen import FrozenLLM
+from export.template import TEMPLATE
+from export.train import parse, train
+from ppedge.prompt import list_parts
+from tests.export.test_people import AUTHORS
+
+SETTINGS = "--tasks 6 --steps 4 --batch 8 --eval-every 2 --eval-limit 2 --turns 3 --lr 0.01"
+SETTINGS += " --warmup 1 --style 8 --dtype float32 --shares 0=0.4,6=0.2,8=0.4"
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no GPU here")
+
+
+@pytest.fixture
+def run(lamp_folder, tmp_path, tiny_gguf, tiny_encoder, voices):
+    """Train a few steps on a tiny model; returns the checkpoint and the log's lines."""
+    authors = tmp_path / "authors.json"
+    people = [{"source": a.source, "author": a.author, "notes": a.notes} for a in AUTHORS]
+    authors.write_text(json.dumps({"people": people}))
+    given = ["--data", lamp_folder, "--llm", tiny_gguf, "--encoder", tiny_encoder]
+    given += ["--voices", voices, "--authors", authors, *SETTINGS.split()]
+
+    def run(out, *more):
+        train(parse([str(word) for word in (*given, "--out", tmp_path / out, *more)]))
+        log = (tmp_path / out / "log.jsonl").read_text().splitlines()
+        state = torch.load(tmp_path / out / "plug.pt", weights_only=True, map_location="cpu")
+        return state, [json.loads(line) for line in log]
+
+    return run
+
+
+def test_a_training_with_turns_changes_the_plug_and_is_looked_at_with_turns(run):
+    state, log = run("a", "--control", 4)
+    assert state["plug"]["control_up.weight"].any()
+    assert [line["step"] for line in log] == [2, 4]
+    for task in ("task 0", "task 6", "task 8"):
+        first, last = (line["dev"][task] for line in log)
+        assert set(first) == {"own", "swapped", "cold", "none"}
+        assert first["none"] == pytest.approx(last["none"], rel=1e-5)
+    assert state["template"] == list_parts(TEMPLATE)
+
+
+def test_an_interrupted_training_with_turns_resumes_to_the_same_plug(run):
+    straight, _ = run("straight")
+    run("halves", "--stop-at", 3)
+    resumed, _ = run("halves")
+    for name, value in straight["plug"].items():
+        assert torch.allclose(value, resumed["plug"][name], atol=1e-6), name
+
+
+def test_a_training_ends_when_its_minutes_are_over(run, capsys):
+    state, log = run("a", "--minutes", 0.01, "--steps", 10_000, "--save-every", 1)
+    assert state["step"] < 10_000
+    assert log[-1]["step"] == state["step"]
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--turns", "2", "--habits", "0.5"), "--turns goes with none of"),
+        (("--authors", "a.json"), "--authors: their free text"),
+        (("--turns", "-1"), "must be a whole number"),
+        (("--turns", "2", "--template", "t.json"), "--turns knows ChatML alone"),
+        (("--minutes", "0"), "not a number of minutes above 0"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(more, said, capsys):
+    with pytest.raises(SystemExit) as refused:
+        parse(["--data", ".", "--llm", "m.gguf", "--out", "o", *more])
+    assert refused.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_gpu_that_is_not_there_is_refused_in_one_line(run):
+    if torch.cuda.is_available():
+        pytest.skip("torch finds a GPU here")
+    with pytest.raises(SystemExit, match="--device cuda: torch finds no GPU here"):
+        run("a", "--device", "cuda")
+
+
+def test_without_llama_cpp_a_gguf_is_read_by_transformers_alone(tiny_gguf, monkeypatch, capsys):
+    monkeypatch.delitem(sys.modules, "llama_cpp", raising=False)
+    monkeypatch.setattr(words.importlib.util, "find_spec", lambda name: None)
+    llm = FrozenLLM(tiny_gguf, TEMPLATE, torch.float32)
+    assert "no llama-cpp-python here" in capsys.readouterr().err
+    before, after = llm.around_soft("Hi")
+    assert before
+    assert after == []
+    llm.ensure_steerable(llm.n_layer - 1)
+
+
+@needs_gpu
+def test_a_training_on_a_gpu_goes_as_on_the_cpu(run):
+    cpu, gpu = run("cpu", "--device", "cpu")[1], run("gpu", "--device", "cuda")[1]
+    for one, other in zip(cpu, gpu, strict=True):
+        assert other["loss"] == pytest.approx(one["loss"], rel=1e-2)
+
+
+@needs_gpu
+def test_bfloat16_trains_on_a_gpu(run):
+    state, log = run("gpu", "--device", "cuda", "--dtype", "bfloat16")
+    assert state["step"] == log[-1]["step"] == 4
+
+
+def test_vectors_are_kept_in_main_memory_and_come_to_the_device(tiny_encoder):
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    features = Features(tiny_encoder, device=device)
+    assert features.vectors_of(["a", "b"]).device.type == device
+    assert features.vectors["a"].device.type == "cpu"
