@@ -23,10 +23,10 @@ from export.authors import Author
 from export.data import Question
 from export.examples import CONTINUE, LEAST, leave_one_out, neutralise, opening
 from export.sampler import SHARES, Batch, Sampler, keep_some
-from export.turns import REQUESTS, request_for
 from export.voiced import RESTATE, TASK, Voiced, write_as
 from export.voices import draw_voice, one_of
 from ppedge.history import Note
+from ppedge.turns.ask import FORMS, request
 
 FREE_TEXT = 8  # beside LaMP's tasks and made-up voices
 RUNNING_TEXT = (5, 6, 7)  # tasks whose people write running text of their own
@@ -36,7 +36,7 @@ ALONE = 0.12  # of the people, who have no turns: the plug must do without them 
 FEWER = 0.2  # of the people, who have fewer turns than there may be
 TARGETS = 4  # notes of a person that are left to be asked for, at least
 MOST_NOTES = 32  # of a person who sits: each has to be encoded
-FORMS = (*REQUESTS, "Write a few sentences about {}.", "I want to say something about {}.")
+REQUESTS = (*FORMS, "Write a few sentences about {}.", "I want to say something about {}.")
 Rng = np.random.Generator
 
 
@@ -191,7 +191,7 @@ def free_request(text: str, rng: Rng) -> tuple[str, str]:
     if kind > 0.75 and len(words) >= LEAST:
         cut = int(rng.integers(3, len(words) // 2 + 1))
         return one_of(rng, CONTINUE).format(" ".join(words[:cut])), " ".join(words[cut:])
-    return request_for(text, one_of(rng, FORMS), int(rng.integers(1, 5))), text
+    return request(one_of(rng, REQUESTS), text, count=int(rng.integers(1, 5))), text
 
 
 def worker(question: Question, most: int, rng: Rng) -> Seat:
@@ -238,7 +238,7 @@ def dev_writers(authors: Sequence[Author], limit: int, seed: int) -> list[Questi
         rng = np.random.default_rng([seed, 13, number])
         notes = some(tuple(map(Note, author.notes)), rng)
         place = int(rng.integers(len(notes) // 2, len(notes)))
-        prompt = request_for(notes[place].output, one_of(rng, FORMS), 2)
+        prompt = request(one_of(rng, REQUESTS), notes[place].output)
         rest = tuple(note for i, note in enumerate(notes) if i != place)
         name = f"author-{author.author}"
         answer = notes[place].output

@@ -10,9 +10,7 @@ without gradients, and kept.
 
 from __future__ import annotations
 
-import re
-import zlib
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Sequence
 
 import torch
@@ -20,42 +18,13 @@ import torch.nn.functional as F
 
 from export.frozen import FrozenLLM, Head
 from export.template import CHATML
-from export.voices import WORDS
 from ppedge.history import Note
+from ppedge.turns.ask import ask_for
+from ppedge.turns.prefix import ANSWER_TOKENS, ASK_TOKENS
 
 TURNS = 8  # that the run time puts before a prompt, at most
-NOTE_TOKENS = 64  # where a note is cut
-ASK_TOKENS = 48  # where a request is cut
 OPENING, MIDDLE = str(CHATML[0].text), str(CHATML[2].text)
 CLOSING = "<|im_end|>\n"
-
-REQUESTS = (
-    "Write a short message about {}.",
-    "Write a short note about {}.",
-    "Tell me about {}.",
-    "Write a few lines about {}.",
-)
-_WORD = re.compile(r"[^\W\d_]{4,}")
-# Words that any text may have; of the others, the longest stand in for the rarest.
-_COMMON = frozenset(WORDS["common"])
-
-
-def ask_for(note: Note) -> str:
-    """What a note could be the answer to: its input, or a request made of two of its own words."""
-    if note.input:
-        return note.input
-    return request_for(note.output, REQUESTS[zlib.crc32(note.output.encode()) % len(REQUESTS)])
-
-
-def request_for(text: str, form: str, count: int = 2) -> str:
-    """``form`` with ``count`` words of a text, those said most often first, then the longest."""
-    words = Counter(word.lower() for word in _WORD.findall(text))
-    order = {word: place for place, word in enumerate(words) if word not in _COMMON}
-    top = sorted(order, key=lambda word: (-words[word], -min(len(word), 9), order[word]))[:count]
-    top.sort(key=lambda word: order[word])
-    if not top:
-        return "Write a short message."
-    return form.format(" and ".join([", ".join(top[:-1]), top[-1]] if top[1:] else top))
 
 
 def prefix_tokens(llm: FrozenLLM, notes: Sequence[Note]) -> list[int]:
@@ -65,7 +34,7 @@ def prefix_tokens(llm: FrozenLLM, notes: Sequence[Note]) -> list[int]:
         ids += llm.tokens(OPENING, special=True)
         ids += llm.tokens(ask_for(note), special=False)[:ASK_TOKENS]
         ids += llm.tokens(MIDDLE, special=True)
-        ids += llm.tokens(note.output, special=False)[:NOTE_TOKENS]
+        ids += llm.tokens(note.output, special=False)[:ANSWER_TOKENS]
         ids += llm.tokens(CLOSING, special=True)
     return [*llm.words.start, *ids] if ids else []
 

@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from ppedge.blend import PARTS
+from ppedge.blend import PARTS, Blend
 from ppedge.cli_notes import notes as notes_group
 from ppedge.defaults import find_plug, history_dir, persona_dir
 from ppedge.errors import HistoryError, PpedgeError
@@ -108,6 +108,13 @@ main.add_command(notes_group)
     help="Leave a part of the persona out; may be given again.",
 )
 @click.option(
+    "--with",
+    "with_parts",
+    type=click.Choice(PARTS),
+    multiple=True,
+    help="Let a part of the persona in that is left out by default; may be given again.",
+)
+@click.option(
     "--context", type=click.IntRange(16), default=2048, show_default=True, help="Tokens in all."
 )
 @click.option("--no-persona", is_flag=True, help="Answer as the bare model does.")
@@ -126,6 +133,7 @@ def personalize(
     strength: float,
     best_of: int,
     without: tuple[str, ...],
+    with_parts: tuple[str, ...],
     context: int,
     no_persona: bool,
     skip_bad: bool,
@@ -150,7 +158,8 @@ def personalize(
             raise click.UsageError("the prompt and the history cannot both come from stdin")
         prompt = _prompt_from_stdin()
     sampling = Sampling(max_tokens=max_tokens, temperature=temperature, seed=seed)
-    asked = Asked(prompt, sampling, strength, best_of, without)
+    blend = Blend().with_parts(*with_parts).without(*without)
+    asked = Asked(prompt, sampling, strength, best_of, blend)
     # Imported late: loading llama.cpp takes longer than --help should.
     from ppedge.personalizer import Personalizer
 
@@ -201,7 +210,7 @@ class Asked:
     sampling: Sampling
     strength: float
     best_of: int
-    without: tuple[str, ...]
+    blend: Blend
 
     def of(self, personalizer: Personalizer, persona: Persona | None) -> Answer:
         """Ask it."""
@@ -211,7 +220,7 @@ class Asked:
             self.sampling,
             strength=self.strength,
             best_of=self.best_of,
-            blend=personalizer.blend.without(*self.without),
+            blend=self.blend,
         )
 
 

@@ -74,7 +74,6 @@ class Personalizer(Closing):
     Attributes:
         llm: the model.
         plug: the plug, or a `NoPlug`.
-        blend: which parts of a persona bear on an answer, where `stream` is not told.
 
     >>> with Personalizer.open() as personalizer:
     ...     with personalizer.persona("personas/me") as persona:
@@ -99,7 +98,6 @@ class Personalizer(Closing):
             ensure_fits(plug, llm)
         self.llm = llm
         self.plug = plug
-        self.blend = Blend()
         self._form = _chat_form(llm, plug, notify)
         literal = plug.manifest.literal if plug.manifest else DEFAULT_LITERAL
         self._wording = Wording(llm, literal) if literal else None
@@ -234,7 +232,7 @@ class Personalizer(Closing):
             heaviest: how many of the heaviest notes to name.
             strength: how much of the persona: 0 none, 1 as it is, up to 5 pushed further
                 (``ppedge.guidance``); any but 1 takes about twice the time per token.
-            blend: which parts of the persona bear on the answer; None: all, as measured best.
+            blend: which parts of the persona bear on the answer; None: as measured best.
             best_of: answers to write side by side, of which the best is given
                 (``ppedge.choice``); above 1 the answer comes in one piece.
 
@@ -249,7 +247,7 @@ class Personalizer(Closing):
         if persona is None:
             generation = self.llm.generate(self.segments(prompt, None), sampling)
             return Answer(generation)
-        blend = blend or self.blend
+        blend = blend or Blend()
         heard = cache(partial(self.condition, prompt, persona, heaviest=heaviest))
         manner = self._manner(persona, blend)
         soft = _soft(heard(), blend) if blend.soft else None

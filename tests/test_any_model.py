@@ -333,3 +333,9 @@ def test_a_model_is_known_again_by_its_file(tmp_path: Path) -> None:
         with LLM(path, n_threads=1) as llm:
             names.append(llm.identity)
     assert len(set(names)) == 3  # The date counts too: better read twice than wrong.
+
+
+def test_parts_are_turned_on_as_they_are_off() -> None:
+    full = Blend().with_parts(*PARTS)
+    assert all(getattr(full, part) for part in PARTS)
+    assert Blend().without(*PARTS).with_parts(*PARTS) == full

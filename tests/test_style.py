@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ppedge.style.model import LIKELY, MAX_RATIO, ShapeCounts, StyleModel
+from ppedge.style.model import MAX_RATIO, ShapeCounts, StyleModel
 from ppedge.style.rules import Ending, NoCopying, NoLoops, Rules, words_of
-from ppedge.style.shapes import END, Shapes, text_shape
+from ppedge.style.shapes import END, LIKELY, Shapes, text_shape
+from ppedge.style.topic import Topic
 
 END_TOKEN = 0
 
@@ -180,6 +181,33 @@ def test_a_copy_cannot_be_drawn_letter_by_letter() -> None:
     found = rules.process(logits, ids(RUN.removesuffix("eight"), end=False))
     assert np.isneginf(found[ord("e")])
     assert np.isfinite(found[ord("n")])
+
+
+# --- the topic ---
+
+
+class Words(Letters):
+    """A vocabulary whose tokens are characters, but for what it was asked to cut."""
+
+    def __init__(self) -> None:
+        self.words: list[str] = []
+
+    def tokenize(self, text: str) -> list[int]:
+        self.words.append(text)
+        return [len(self.words)]
+
+
+def test_the_prompt_s_words_gain_until_they_are_said() -> None:
+    topic = Topic(vocabulary := Words(), "Write about the broken kettle", 2.0)
+    assert vocabulary.words[:3] == [" broken", " Broken", " BROKEN"]
+    found = topic.process(flat(), ids("a broken thing", end=False))
+    gained = {vocabulary.words[token - 1] for token in np.flatnonzero(found).tolist()}
+    assert gained == {" kettle", " Kettle", " KETTLE"}
+    assert set(found[found != 0].tolist()) == {2.0}
+
+
+def test_a_prompt_that_tells_nothing_changes_nothing() -> None:
+    assert not Topic(Words(), "so?", 2.0).process(flat(), []).any()
 
 
 # --- loops ---

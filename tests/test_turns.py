@@ -13,7 +13,7 @@ from ppedge.errors import ModelError
 from ppedge.history import Note
 from ppedge.llm import LLM
 from ppedge.prompt import Part, Soft, Text
-from ppedge.turns.ask import ask_for, common_words
+from ppedge.turns.ask import ask_for, common_words, request
 from ppedge.turns.choose import choose_notes
 from ppedge.turns.form import PlugForm, TemplateForm, Turn
 from ppedge.turns.prefix import ANSWER_TOKENS, cut, make_turns, pack, unpack
@@ -58,6 +58,11 @@ def test_words_of_many_notes_are_not_named() -> None:
 
 def test_a_note_that_names_nothing_is_asked_for_all_the_same() -> None:
     assert ask_for(Note("42!!")) == "Write a short note."
+
+
+def test_more_words_are_joined_as_people_join_them() -> None:
+    found = request("On {}.", "about the parser, table and kernel", count=3)
+    assert found == "On parser, table and kernel."
 
 
 @given(st.text(min_size=1))

@@ -25,7 +25,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ppedge.style.shapes import START, Shapes
+from ppedge.style.shapes import START, Shapes, likeliest
 
 ORDER: Final = 2
 """Shapes before the next one that count."""
@@ -35,9 +35,6 @@ MAX_RATIO: Final = 4.0
 
 PERSON_WIDTH: Final = 2.0
 """w of the person's model; everybody's has 1."""
-
-LIKELY: Final = 256
-"""Tokens that the model holds for likeliest; no other can be chosen by manner."""
 
 Context = tuple[str, ...]
 
@@ -109,8 +106,7 @@ class StyleModel:
             logits: float32 [n_vocab]; changed and returned.
             written: the answer's tokens so far.
         """
-        count = min(LIKELY, len(logits))
-        likely = np.argpartition(-logits, count - 1)[:count]
+        likely = likeliest(logits)
         ratios, shapes = self._ratio(written), self._shapes
         gains = [ratios.get(shapes(token), 0.0) for token in likely.tolist()]
         kept = logits[likely] + self._weight * np.array(gains, np.float32)

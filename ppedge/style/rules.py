@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ppedge.style.shapes import Vocabulary
+from ppedge.style.shapes import Vocabulary, likeliest
 
 COPY_WORDS: Final = 8
 """Words in a row that an answer may not have from a note."""
@@ -210,7 +210,7 @@ class Rules:
 
     def _end_word(self, logits: NDArray[np.float32], end: int) -> None:
         """End the text in place of beginning another word."""
-        possible = np.flatnonzero(logits > logits.max() - _HOPELESS).tolist()
+        possible = likeliest(logits).tolist()
         others = [token for token in possible if not self._piece(token)[:1].isalnum()]
         if others:
             # Their share of the probability goes to the end.
@@ -219,7 +219,7 @@ class Rules:
             logits[end] = share
 
     def _ruled_out(self, logits: NDArray[np.float32], text: str) -> list[int]:
-        possible = np.flatnonzero(logits > logits.max() - _HOPELESS).tolist()
+        possible = likeliest(logits).tolist()
         found = []
         if len(words_of(text)) < self._ending.least_words:
             found = [token for token in possible if self._vocabulary.is_end(token)]
@@ -240,6 +240,3 @@ class Rules:
 
     def _text(self, written: Sequence[int]) -> str:
         return b"".join(map(self._vocabulary.piece, written)).decode("utf-8", "replace")
-
-
-_HOPELESS: Final = 20.0  # nats below the likeliest: never drawn

@@ -4,11 +4,25 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 END: Final = "end"
 """Shape of every token that ends a text."""
 
 START: Final = "start"
 """Stands before the first token."""
+
+
+LIKELY: Final = 256
+"""Tokens that the model holds for likeliest, and that rules and manner look at."""
+
+
+def likeliest(logits: NDArray[np.float32]) -> NDArray[np.int64]:
+    """The `LIKELY` tokens of the highest logits, in no order."""
+    count = min(LIKELY, len(logits))
+    found: NDArray[np.int64] = np.argpartition(-logits, count - 1)[:count]
+    return found
 
 
 class Vocabulary(Protocol):

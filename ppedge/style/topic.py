@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,24 +13,43 @@ from ppedge.style.rules import words_of
 from ppedge.style.shapes import Vocabulary
 from ppedge.turns.ask import telling_words
 
-_REACH: Final = 12.0  # nats below the likeliest: what is farther off has no place here
-_LEAST_LETTERS: Final = 3  # that a token must give away of a word
+# What a prompt wants done, not what it is about.
+_ORDERS: Final = frozenset(
+    re.findall(
+        r"\w+",
+        """
+        advice answer describe draft email explain lines list mail message note paragraph post
+        reply respond sentence sentences short summarise summarize text words write
+        """,
+    )
+)
+
+
+class Tokenizer(Vocabulary, Protocol):
+    """A vocabulary that can also cut a text into tokens."""
+
+    def tokenize(self, text: str) -> list[int]:
+        """Token ids of a text, control tokens not recognised."""
 
 
 class Topic:
     """A logits processor that makes the telling words of a prompt likelier, each until it is said.
 
     Args:
-        vocabulary: of the model.
+        tokenizer: of the model.
         prompt: what is asked.
-        gain: nats that are added to tokens which begin such a word.
+        gain: nats that are added to the first token of each such word.
     """
 
-    def __init__(self, vocabulary: Vocabulary, prompt: str, gain: float) -> None:
-        """Find the words."""
-        self._vocabulary, self._gain = vocabulary, gain
-        self._words = frozenset(telling_words(prompt))
-        self._begun: dict[int, str] = {}
+    def __init__(self, tokenizer: Tokenizer, prompt: str, gain: float) -> None:
+        """Find the words, and the tokens that begin them."""
+        self._tokenizer, self._gain = tokenizer, np.float32(gain)
+        self._tokens: dict[str, list[int]] = {}
+        words = telling_words(prompt.encode("utf-8", "replace").decode())
+        for word in dict.fromkeys(word for word in words if word not in _ORDERS):
+            forms = (word, word.capitalize(), word.upper())
+            begun = (tokenizer.tokenize(f" {form}")[:1] for form in forms)
+            self._tokens[word] = sorted({token for tokens in begun for token in tokens})
 
     def process(self, logits: NDArray[np.float32], written: Sequence[int]) -> NDArray[np.float32]:
         """Add the gain.
@@ -38,24 +58,11 @@ class Topic:
             logits: float32 [n_vocab]; changed and returned.
             written: the answer's tokens so far.
         """
-        text = b"".join(map(self._vocabulary.piece, written)).decode("utf-8", "replace")
-        words = words_of(text)
-        wanted = tuple(self._words.difference(words))
-        # What is being written, letter by letter, may be one of them.
-        if not wanted or (text[-1:].isalnum() and any(w.startswith(words[-1]) for w in wanted)):
+        if not self._tokens:
             return logits
-        for token in np.flatnonzero(logits > logits.max() - _REACH).tolist():
-            begun = self._begins(token)
-            if begun and any(word.startswith(begun) for word in wanted):
-                logits[token] += self._gain
+        pieces = map(self._tokenizer.piece, written)
+        said = set(words_of(b"".join(pieces).decode("utf-8", "replace")))
+        for word, tokens in self._tokens.items():
+            if word not in said:
+                logits[tokens] += self._gain
         return logits
-
-    def _begins(self, token: int) -> str:
-        """The beginning of a word that a token is, in lower case; "" if it is none."""
-        found = self._begun.get(token)
-        if found is None:
-            piece = self._vocabulary.piece(token).decode("utf-8", "replace")
-            words = words_of(piece) if piece[:1].isspace() else []
-            found = words[0] if len(words) == 1 and len(words[0]) >= _LEAST_LETTERS else ""
-            self._begun[token] = found
-        return found

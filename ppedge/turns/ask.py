@@ -17,7 +17,7 @@ from ppedge.history import Note
 _WORD: Final = re.compile(r"[^\W\d_]{4,}")
 _NAMED: Final = 2  # words that a prompt names
 _COMMON_SHARE: Final = 0.2
-_FORMS: Final = (
+FORMS: Final = (
     "Write a short note about {}.",
     "Tell me about {}.",
     "Write a few lines about {}.",
@@ -68,16 +68,26 @@ def ask_for(note: Note, common: Collection[str] = ()) -> str:
     """
     if note.input.strip():
         return note.input
-    counts: Counter[str] = Counter()
-    for word in telling_words(note.output):
-        if word not in common:
-            counts[word] += 1
+    form = FORMS[zlib.crc32(note.output.encode("utf-8", "replace")) % len(FORMS)]
+    return request(form, note.output, common)
+
+
+def request(form: str, text: str, common: Collection[str] = (), count: int = _NAMED) -> str:
+    """A prompt for a text that names some of its words.
+
+    Args:
+        form: one of `FORMS`, or another with a place for the words.
+        text: of any language.
+        common: words not to name.
+        count: how many to name at most.
+    """
+    counts = Counter(word for word in telling_words(text) if word not in common)
     # Counter keeps the order of the text; a word that comes twice, or is long, says more.
-    named = sorted(counts, key=lambda word: (-counts[word], -min(len(word), 9)))[:_NAMED]
+    named = sorted(counts, key=lambda word: (-counts[word], -min(len(word), 9)))[:count]
     if not named:
         return _NOTHING_NAMED
-    form = _FORMS[zlib.crc32(note.output.encode("utf-8", "replace")) % len(_FORMS)]
-    return form.format(" and ".join(sorted(named, key=list(counts).index)))
+    named.sort(key=list(counts).index)
+    return form.format(" and ".join([", ".join(named[:-1]), named[-1]] if named[1:] else named))
 
 
 def telling_words(text: str) -> list[str]:

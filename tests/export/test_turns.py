@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from export.turns import Prefixes, ask_for, prefix_tokens, request_for
+from export.turns import Prefixes, prefix_tokens
 from ppedge.history import Note
 
 ANN = (Note("tomatoes and rain, again!"), Note("fix: the parser", "Name this commit"))
@@ -11,17 +11,6 @@ BOB = (Note("Dear all, the meeting is on Monday.\nBest, Bob"),)
 PROMPTS = ("Write a short note about the rain", "Hi", "What should I cook tonight?", "Go on")
 ANSWERS = ("rain again", "so", "tomatoes, of course", "no")
 TURNS = (ANN, (), BOB, ANN)  # of different lengths, one of them none
-
-
-def test_a_note_is_asked_for_by_its_input_or_by_words_of_its_own():
-    assert ask_for(ANN[1]) == "Name this commit"
-    asked = ask_for(ANN[0])
-    assert "tomatoes and rain" in asked
-    assert asked == ask_for(ANN[0])
-    assert ask_for(Note("ok :)")) == "Write a short message."
-    assert request_for("about the parser, table and kernel", "On {}.", 3) == (
-        "On parser, table and kernel."
-    )
 
 
 def test_a_prefix_is_what_the_chat_would_have_been(tiny_llm):
