@@ -182,8 +182,8 @@ def manner(text: str) -> tuple[float, ...]:
     Rates per character of each of ``MARKS`` and of dots in a row, of upper case among letters, of
     characters outside ASCII that are no letters or quotes, and of line breaks; sentences that begin
     in lower case and lines that end without a mark, as shares; ln(1 + words) of the text and of its
-    mean sentence; mean word length; shares of words that are function words, contractions, "I" in
-    lower case, and words in capitals.
+    mean sentence; mean word length; shares of words that are function words, have an apostrophe,
+    are "I" in lower case, or are in capitals.
 
     Args:
         text: not empty.
@@ -203,7 +203,7 @@ def manner(text: str) -> tuple[float, ...]:
         len(odd) / size,
         text.count("\n") / size,
         sum(c.islower() for c in starts) / len(starts),
-        sum(line.rstrip()[-1].isalnum() for line in lines) / len(lines),
+        sum(line.rstrip()[-1:].isalnum() for line in lines) / len(lines),
         math.log1p(len(words)),
         math.log1p(len(words) / len(sentences)),
         sum(map(len, words)) / len(words),

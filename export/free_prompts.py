@@ -25,6 +25,7 @@ where it was: finished answers wait in a file beside it.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 import time
@@ -32,12 +33,12 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 
 from export.commands import check_output, check_seed, one_line_errors, positive, replacing
-from export.free_methods import DEFAULT, Stage, parse, split
+from export.free_methods import DEFAULT, Method, Stage, parse, split
 from export.free_people import DEV, Person, read_folder, read_real
 from export.free_scores import GIVEN, Record, score, summary, table
 from ppedge import Personalizer
@@ -156,7 +157,7 @@ def answer_all(
                 )
 
 
-def _ask(method: Any, person: Person, prompt: str, seed: int) -> Record:
+def _ask(method: Method, person: Person, prompt: str, seed: int) -> Record:
     where = {"method": method.name, "person": person.name, "prompt": prompt, "seed": seed}
     return where | asdict(method(person, prompt, seed))
 
@@ -209,6 +210,7 @@ def _run(args: argparse.Namespace, methods: Sequence[str]) -> None:
     with Personalizer.open(
         args.llm, args.plug, n_ctx=CONTEXT, n_threads=args.threads
     ) as personalizer:
+        settings = _settings(args, people, personalizer)
         if args.scored:
             answers = [each for path in args.scored for each in read_answers(path)]
         else:
@@ -216,11 +218,10 @@ def _run(args: argparse.Namespace, methods: Sequence[str]) -> None:
                 person: prompts_of(person, args.prompts, args.seed)
                 for person in limited(people, args.limit)
             }
-            kept = Kept(args.json, _settings(args, personalizer))
+            kept = Kept(args.json, settings)
             with Stage(personalizer, args.tokens) as stage:
                 answers = list(answer_all(stage, methods, asked, args.seed, kept))
         scored = score(answers, people, personalizer)
-        settings = _settings(args, personalizer)
     told = summary(scored, people, args.seed)
     with replacing(args.json) as file:
         whole = {"settings": settings, "summary": told, "answers": scored}
@@ -240,12 +241,17 @@ def limited(people: Sequence[Person], limit: int | None) -> list[Person]:
     ]
 
 
-def _settings(args: argparse.Namespace, personalizer: Personalizer) -> Record:
+def _settings(
+    args: argparse.Namespace, people: Sequence[Person], personalizer: Personalizer
+) -> Record:
     """What an answer depends on, beside method, person and prompt."""
+    notes = hashlib.sha256()
+    for person in people:
+        notes.update("\n".join([person.name, *(note.digest for note in person.notes)]).encode())
     return {
         "seed": args.seed,
         "tokens": args.tokens,
-        "people": str(args.people),
+        "notes": notes.hexdigest(),
         "plug": personalizer.plug.space.plug_sha256,
         "llm": personalizer.llm.path.name,
     }
