@@ -19,7 +19,8 @@ from functools import partial
 from pathlib import Path
 
 from export.free_people import Person
-from ppedge import LLM, Note, Persona, Personalizer, Sampling
+from ppedge import LLM, Blend, Note, Persona, Personalizer, Sampling
+from ppedge.blend import PARTS
 from ppedge.closing import Closing
 
 LISTED = 8  # notes that "listed" puts into the prompt, the latest
@@ -110,16 +111,15 @@ def _bare(stage: Stage, person: Person, prompt: str, sampling: Sampling) -> Iter
     return stage.personalizer.stream(prompt, None, sampling)
 
 
-def _soft(stage: Stage, person: Person, prompt: str, sampling: Sampling) -> Iterable[str]:
-    """Soft tokens and control vector, without the literal memory."""
-    heard = stage.personalizer.condition(prompt, stage.persona)
-    segments = stage.personalizer.segments(prompt, heard.soft, heard.control)
-    return stage.llm.generate(segments, sampling)
+def _blended(blend: Blend, best_of: int = 1) -> Row:
+    """The run time with some parts of a persona."""
 
+    def row(stage: Stage, person: Person, prompt: str, sampling: Sampling) -> Iterable[str]:
+        return stage.personalizer.stream(
+            prompt, stage.persona, sampling, blend=blend, best_of=best_of
+        )
 
-def _shipped(stage: Stage, person: Person, prompt: str, sampling: Sampling) -> Iterable[str]:
-    """All that the run time does by default."""
-    return stage.personalizer.stream(prompt, stage.persona, sampling)
+    return row
 
 
 def _listed(stage: Stage, person: Person, prompt: str, sampling: Sampling) -> Iterable[str]:
@@ -137,14 +137,32 @@ def _bm25(stage: Stage, person: Person, prompt: str, sampling: Sampling) -> Iter
     return _bare(stage, person, with_notes(prompt, nearest[::-1]), sampling)
 
 
+_NOTHING = Blend().without(*PARTS)
+_TURNS = _NOTHING.with_parts("turns")
+_TRAINED = ("soft", "control")
+
 ROWS: dict[str, Row] = {
     "bare": _bare,
-    "soft": _soft,
-    "shipped": _shipped,
     "listed": _listed,
     "bm25-4": _bm25,
+    "soft": _blended(_NOTHING.with_parts(*_TRAINED)),
+    "plug": _blended(_NOTHING.with_parts(*_TRAINED, "literal")),
+    "turns": _blended(_TURNS),
+    "turns+literal": _blended(_TURNS.with_parts("literal")),
+    "turns+plug": _blended(_TURNS.with_parts(*_TRAINED, "literal")),
+    "turns+style": _blended(_TURNS.with_parts("style")),
+    "default": _blended(Blend()),
+    "everything": _blended(Blend().with_parts(*PARTS)),
+    "best-of-4": _blended(Blend(), best_of=4),
 }
-DEFAULT = ("bare@0.2", "bare@0.7", "soft", "shipped", "listed", "bm25-4")
+"""Parts of a persona (``ppedge.blend``): *soft* is soft tokens and control vector, *plug* these and
+the literal memory, *turns* notes as earlier turns, *style* the shapes; *default* is what the run
+time does when it is told nothing, *everything* that and the plug."""
+
+DEFAULT = (
+    *("bare@0.2", "bare@0.7", "listed", "bm25-4", "soft", "plug"),
+    *("turns", "turns+literal", "turns+plug", "turns+style", "default", "everything", "best-of-4"),
+)
 
 
 def with_notes(prompt: str, notes: Sequence[Note]) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 from ppedge.errors import ModelError
 
@@ -21,7 +21,7 @@ MAX_TOPIC: Final = 5.0
 PARTS: Final = ("turns", "soft", "control", "literal", "style", "rules", "topic")
 """Names of what `Blend.with_parts` and `Blend.without` turn on and off."""
 
-_FULL: Final = {"turns": DEFAULT_TURNS, "style": 0.35, "topic": 1.5}
+_FULL: Final[dict[str, Any]] = {"turns": DEFAULT_TURNS, "style": 0.35, "topic": 1.5}
 
 
 @dataclass(frozen=True, slots=True)
