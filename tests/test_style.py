@@ -219,6 +219,11 @@ def test_four_words_come_once_and_three_words_twice() -> None:
     assert NoLoops.forbidden("it is good, so it is good, yes it is") >= {"good"}
 
 
+def test_a_word_does_not_come_again_and_again() -> None:
+    assert NoLoops.forbidden("no, a no b no") == {"no"}
+    assert NoLoops.forbidden("no, a no b c d e f g h i j k no") == set()
+
+
 def test_a_word_does_not_stutter() -> None:
     assert NoLoops.forbidden("no no") == {"no"}
     assert NoLoops.forbidden("no") == set()

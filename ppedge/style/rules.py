@@ -30,8 +30,11 @@ _CLOSER_LATE: Final = 0.9  # share of its places that must be such
 _USUAL: Final = 0.75
 _LONG: Final = 1.5  # times the length of a long note, after which an answer ends with its sentence
 _SHORTEST_LIMIT: Final = 24  # tokens
-_REPEATABLE: Final = {4: 1, 3: 2}  # words in a row, and how often an answer may have them
-_STUTTER: Final = 3  # times in a row that a word may not come
+# Words in a row, and how often an answer may have them.
+_REPEATABLE: Final = {4: 1, 3: 2, 2: 3}
+_OFTEN: Final = 3  # times that a word may come within so many words:
+_NEARBY: Final = 12
+_STUTTER: Final = 3  # times in a row that it may not
 _WORD: Final = re.compile(r"[^\W_]+")
 _SENTENCE_END: Final = re.compile(r"[.!?…][\"'”’)]*\s*$|\n\s*$")
 
@@ -79,7 +82,10 @@ class NoCopying:
 
 
 class NoLoops:
-    """Keeps an answer from saying the same again: four words once, three words twice."""
+    """Keeps an answer from saying the same again.
+
+    Four words in a row come once, three twice, two three times, and no word four times in twelve.
+    """
 
     @staticmethod
     def forbidden(text: str) -> set[str]:
@@ -89,6 +95,8 @@ class NoLoops:
         for length, times in _REPEATABLE.items():
             last, seen = tuple(words[1 - length :]), Counter(_runs(words, length))
             found |= {run[-1] for run, count in seen.items() if run[:-1] == last and count >= times}
+        nearby = Counter(words[1 - _NEARBY :])
+        found |= {word for word, count in nearby.items() if count >= _OFTEN}
         if len(words) >= _STUTTER - 1 and len(set(words[1 - _STUTTER :])) == 1:
             found.add(words[-1])
         return found
