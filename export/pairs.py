@@ -1,6 +1,6 @@
-"""Ten answers with a person's notes beside ten without: what a plug does, good and bad, unselected.
+"""Answers with a person's notes beside ones without: what the run time does, unselected.
 
-    python -m export.pairs --notes examples/notes.jsonl examples/voices/*.jsonl --seed 0 \\
+    python -m export.pairs --notes examples/notes.jsonl examples/voices/*.jsonl --count 40 \\
         --out docs/examples.md
 
 Prompts, files and seeds are dealt out by ``--seed`` alone, one answer each, and every answer is
@@ -18,7 +18,14 @@ from pathlib import Path
 
 import numpy as np
 
-from export.commands import check_output, check_seed, later_seed, one_line_errors, replacing
+from export.commands import (
+    check_output,
+    check_seed,
+    later_seed,
+    one_line_errors,
+    positive,
+    replacing,
+)
 from ppedge.history import Note, read_notes
 from ppedge.personalizer import Personalizer
 from ppedge.sampling import Sampling
@@ -50,19 +57,25 @@ class Pair:
     answer: str
 
 
-def make(personalizer: Personalizer, histories: dict[str, list[Note]], seed: int) -> list[Pair]:
+def make(
+    personalizer: Personalizer,
+    histories: dict[str, list[Note]],
+    seed: int,
+    count: int = len(PROMPTS),
+) -> list[Pair]:
     """Answer every prompt without a persona and with one.
 
     Args:
         personalizer: model and plug.
         histories: notes by the name of their file; prompts are dealt to them in turn.
         seed: of the dealing and of every answer.
+        count: of pairs; beyond the number of prompts they come round again, to others.
     """
     order = np.random.default_rng([seed, 11]).permutation(len(PROMPTS))
     pairs = []
-    for number, index in enumerate(order.tolist()):
+    for number in range(count):
         name = list(histories)[number % len(histories)]
-        prompt = PROMPTS[index]
+        prompt = PROMPTS[order[number % len(PROMPTS)]]
         sampling = Sampling(seed=later_seed(seed, number), max_tokens=MAX_TOKENS)
         with (
             tempfile.TemporaryDirectory() as folder,
@@ -78,7 +91,7 @@ def make(personalizer: Personalizer, histories: dict[str, list[Note]], seed: int
 def show(pairs: Sequence[Pair], histories: dict[str, list[Note]], about: str) -> str:
     """A Markdown page."""
     lines = [
-        "# Ten pairs, unselected",
+        f"# {len(pairs)} pairs, unselected",
         "",
         f"Made by `{about}`: prompts, notes and seeds are dealt out by its seed, and every answer",
         "stands here as it came, good or bad. The notes were written by hand for this page, and no",
@@ -125,6 +138,7 @@ def main(words: Sequence[str] | None = None) -> None:
     add("--out", type=Path, required=True, help="Markdown file to write")
     add("--plug", type=Path, help="folder or .zip (default: the one ppedge ships)")
     add("--llm", type=Path, help="GGUF file (default: the packaged model)")
+    add("--count", type=positive, default=len(PROMPTS), help="pairs (default: one a prompt)")
     add("--seed", type=int, default=0, help="of the dealing and the answers (default: 0)")
     add("--json", type=Path, help="also write the pairs to this file")
     args = parser.parse_args(words)
@@ -136,9 +150,9 @@ def main(words: Sequence[str] | None = None) -> None:
         for name in (name for name, notes in histories.items() if not notes):
             raise ValueError(f"{name}: holds no notes; give a file with one a line")
         files = " ".join(histories)
-        about = f"python -m export.pairs --notes {files} --seed {args.seed}"
+        about = f"python -m export.pairs --notes {files} --count {args.count} --seed {args.seed}"
         with Personalizer.open(args.llm, args.plug) as personalizer:
-            pairs = make(personalizer, histories, args.seed)
+            pairs = make(personalizer, histories, args.seed, args.count)
         with replacing(args.out) as file:
             file.write(show(pairs, histories, about))
         if args.json:

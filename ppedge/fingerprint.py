@@ -8,6 +8,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ppedge.errors import ModelError
 from ppedge.gguf import Gguf
 
@@ -96,9 +99,8 @@ def fingerprint(path: str | Path | Gguf) -> Fingerprint:
     if not isinstance(path, Gguf):
         with Gguf(path) as gguf:
             return fingerprint(gguf)
-    n_embd, n_rows = path.embedding.shape
-    sample = [i * n_rows // _SAMPLE_ROWS for i in range(_SAMPLE_ROWS)]
-    rows = path.embedding_rows(sample).astype("<f4", copy=False)
+    n_embd, _ = path.embedding.shape
+    rows = sampled_rows(path).astype("<f4", copy=False)
     return Fingerprint(
         architecture=path.architecture,
         n_embd=n_embd,
@@ -106,6 +108,12 @@ def fingerprint(path: str | Path | Gguf) -> Fingerprint:
         tokenizer_sha256=_hash_tokenizer(path),
         embedding_sha256=hashlib.sha256(rows.tobytes()).hexdigest(),
     )
+
+
+def sampled_rows(gguf: Gguf) -> NDArray[np.float32]:
+    """The embedding rows that a fingerprint has a hash of, dequantised: float32 [64, n_embd]."""
+    _, n_rows = gguf.embedding.shape
+    return gguf.embedding_rows([i * n_rows // _SAMPLE_ROWS for i in range(_SAMPLE_ROWS)])
 
 
 def _hash_tokenizer(gguf: Gguf) -> str:

@@ -29,7 +29,7 @@ from ppedge.candidates import Candidates, ensure_count
 from ppedge.chat_template import ChatTemplate
 from ppedge.closing import Closing
 from ppedge.errors import ModelError
-from ppedge.fingerprint import Fingerprint, fingerprint
+from ppedge.fingerprint import Fingerprint, fingerprint, sampled_rows
 from ppedge.generation import Finish, Generation
 from ppedge.gguf import Gguf
 from ppedge.guidance import ensure_strength, guided
@@ -180,6 +180,12 @@ class LLM(Closing):
                 file.seek(found.st_size * i // _SAMPLES)
                 digest.update(file.read(_SAMPLE_BYTES))
         return digest.hexdigest()
+
+    def sampled_rows(self) -> NDArray[np.float32]:
+        """Return the embedding rows that the fingerprint has a hash of, float32 [64, n_embd]."""
+        with self._reading:
+            self._model.ensure_open()
+            return sampled_rows(self._gguf)
 
     def chat_template(self) -> ChatTemplate:
         """Return the chat template of the model's metadata, empty where it has none."""

@@ -54,7 +54,7 @@ def ensure_fits(plug: Plug, llm: LLM) -> None:
         PlugError: the plug was made for another model.
         ModelError: the plug has a control vector, and llama.cpp cannot steer the model by it.
     """
-    plug.check_model(llm.fingerprint, llm.path)
+    plug.check_model(llm.fingerprint, llm.path, llm.sampled_rows())
     if n_control := plug.manifest.projector.n_control:
         llm.ensure_steerable(n_control)
 
@@ -62,7 +62,7 @@ def ensure_fits(plug: Plug, llm: LLM) -> None:
 def does_fit(plug: Plug, llm: LLM) -> bool:
     """Whether a plug was made for a model."""
     try:
-        plug.check_model(llm.fingerprint, llm.path)
+        plug.check_model(llm.fingerprint, llm.path, llm.sampled_rows())
     except PlugError:
         return False
     return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import zipfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from ppedge.manifest import (
 )
 from ppedge.manifest_fields import MAX_MANIFEST_BYTES
 from ppedge.prompt import Soft
+from ppedge.quantised import is_requantised
 from ppedge.rows import Space
 
 
@@ -201,13 +203,26 @@ class Plug:
             for (name, golden), arrays in zip(self._golden.items(), here, strict=True)
         }
 
-    def check_model(self, found: Fingerprint, model: str | Path) -> None:
+    def check_model(
+        self, found: Fingerprint, model: str | Path, rows: NDArray[np.float32] | None = None
+    ) -> None:
         """Refuse a language model that this plug was not trained for.
+
+        Args:
+            found: of the model.
+            model: its file.
+            rows: ``ppedge.fingerprint.sampled_rows`` of it, by which another quantisation of the
+                right model is known; None takes the very same rows only.
 
         Raises:
             PlugError: naming both sides.
         """
-        differences = self.manifest.llm.mismatches(found)
+        wanted = self.manifest.llm
+        differences = wanted.mismatches(found)
+        if differences and rows is not None:
+            rounded = replace(found, embedding_sha256=wanted.embedding_sha256)
+            same = is_requantised(wanted.embedding_sha256, rows)
+            differences = wanted.mismatches(rounded) if same else differences
         if differences:
             raise PlugError(
                 f"plug {self.manifest.name} was made for {self.manifest.llm_name}, and {model} is "
