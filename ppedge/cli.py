@@ -248,7 +248,8 @@ def _answer(
         raise
     if as_json:
         notes = None if persona is None else len(persona)
-        click.echo(json.dumps(_report(personalizer, answer, notes, seconds), ensure_ascii=False))
+        report = _report(personalizer, asked, answer, notes, seconds)
+        click.echo(json.dumps(report, ensure_ascii=False))
     else:
         click.echo()
 
@@ -281,7 +282,11 @@ def _pieces(answer: Answer) -> Generator[str, None, None]:
 
 
 def _report(
-    personalizer: Personalizer, answer: Answer, notes: int | None, seconds: dict[str, float]
+    personalizer: Personalizer,
+    asked: Asked,
+    answer: Answer,
+    notes: int | None,
+    seconds: dict[str, float],
 ) -> dict[str, Any]:
     run, heard = answer.generation, answer.conditioning
     report: dict[str, Any] = {
@@ -297,7 +302,7 @@ def _report(
     }
     if heard is not None:
         seconds |= heard.seconds
-        report["tokens"]["soft"] = len(heard.soft)
+        report["tokens"]["soft"] = len(heard.soft) if asked.blend.soft else 0
         report["turns"] = heard.turns
         report["null_weight"] = heard.null_weight
         report["heaviest"] = [

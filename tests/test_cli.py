@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -17,6 +18,7 @@ import pytest
 from ppedge import defaults
 from tests import tiny_gguf, tiny_plug
 from tests.command import PPEDGE, Command
+from tests.tiny_plug import N_SOFT
 
 PROMPT = "write about rain"
 NOTES: list[dict[str, Any]] = [
@@ -93,7 +95,10 @@ def test_stdout_is_the_answer_and_nothing_else(ppedge: Command, history: Path) -
 
 
 def test_what_was_encoded_is_said_on_stderr(ppedge: Command, history: Path) -> None:
-    assert ppedge(*answer(history, PROMPT)).stderr == b"ppedge: encoded 3 of 3 notes\n"
+    encoded, read = ppedge(*answer(history, PROMPT)).stderr.splitlines()
+    assert encoded == b"ppedge: encoded 3 of 3 notes"
+    assert re.fullmatch(rb"ppedge: reading [1-3] of the notes; kept for the next time", read)
+    assert ppedge(*answer(history, PROMPT)).stderr == b""
 
 
 def test_on_a_terminal_stderr_counts_the_notes(ppedge: Command, tmp_path: Path) -> None:
@@ -148,11 +153,13 @@ def test_json_is_one_object_with_every_field(ppedge: Command, history: Path, plu
     report = ppedge.json(*answer(history, PROMPT))
     assert list(report) == [
         *("text", "finish", "tokens", "seed", "notes", "heaviest", "null_weight"),
-        *("model", "plug", "seconds"),
+        *("model", "plug", "turns", "seconds"),
     ]
     assert report["finish"] in ("stop", "length")
     assert set(report["tokens"]) == {"prompt", "new", "soft"}
-    assert report["tokens"]["soft"] == tiny_plug.N_SOFT
+    assert report["tokens"]["soft"] == 0
+    assert ppedge.json(*answer(history, PROMPT), "--with", "soft")["tokens"]["soft"] == N_SOFT
+    assert 1 <= report["turns"] <= 3
     assert report["notes"] == len(NOTES)
     assert (report["seed"], report["plug"]) == (3, "tiny-0")
     stages = {"load", "history", "encode", "pool", "project", "prefill", "decode"}
@@ -205,9 +212,9 @@ def test_no_persona_answers_as_the_bare_model_and_reads_no_notes(
     bare = ppedge.json(*cold, "--no-persona")
     assert [bare[name] for name in ("notes", "heaviest", "null_weight")] == [None, None, None]
     assert "soft" not in bare["tokens"]
-    own = ppedge.json(*cold, "--history", history)
+    own = ppedge.json(*cold, "--history", history, "--with", "soft", "--without", "turns")
     assert bare["text"] != own["text"]
-    assert bare["tokens"]["prompt"] == own["tokens"]["prompt"] - tiny_plug.N_SOFT
+    assert bare["tokens"]["prompt"] == own["tokens"]["prompt"] - N_SOFT
     assert ppedge.json(*cold, "--no-persona", "--history", "none.jsonl")["text"] == bare["text"]
 
 
@@ -436,7 +443,7 @@ def test_a_wrong_use_exits_with_2(ppedge: Command, arguments: list[str]) -> None
         (["--model", "none.gguf"], "none.gguf: no such file"),
         (["--model", "."], ".: "),
         (["--model", __file__], "test_cli.py"),
-        (["--plug", "none"], "none: no such plug"),
+        (["--plug", "missing"], "missing: no such plug"),
         (["--plug", "."], "plug.json is missing"),
         (["--plug", __file__], "neither a folder nor a .zip"),
     ],
@@ -466,11 +473,18 @@ def test_a_prompt_over_the_context_says_how_long_it_is(ppedge: Command, history:
 # --- ends that come early ---
 
 
+def endless(history: Path, prompt: str) -> list[str | Path]:
+    """A command that writes for a long time, by the plug's soft tokens alone."""
+    left_out = [word for part in ("turns", "rules") for word in ("--without", part)]
+    words = ["--max-tokens", "1500", "--temperature", "0.7", "--with", "soft", *left_out, prompt]
+    return ["personalize", "--history", history, *words]
+
+
 def test_a_reader_that_leaves_ends_the_answer_quietly(
     ppedge: Command, history: Path, slow_plug: Path
 ) -> None:
     env = {"PPEDGE_MODEL": str(defaults.find_model()), "PPEDGE_PLUG": str(slow_plug)}
-    run = ppedge.start("personalize", "--history", history, "--max-tokens", "1500", PROMPT, **env)
+    run = ppedge.start(*endless(history, PROMPT), **env)
     assert run.stdout
     assert run.stderr
     assert run.stdout.read(1)
@@ -501,7 +515,7 @@ def test_ctrl_c_ends_it_at_once(
 ) -> None:
     env = {"PPEDGE_MODEL": str(defaults.find_model()), "PPEDGE_PLUG": str(slow_plug)}
     prompt = "rain and bread " * 600 if moment.startswith("while") else PROMPT
-    run = ppedge.start("personalize", "--history", history, "--max-tokens", "1500", prompt, **env)
+    run = ppedge.start(*endless(history, prompt), **env)
     assert run.stdout
     assert run.stderr
     assert run.stderr.readline() == b"ppedge: encoded 3 of 3 notes\n"
@@ -750,3 +764,45 @@ def test_as_it_comes_doctor_finds_everything(default: Command) -> None:
 
 def test_as_it_comes_plug_show_describes_the_default_plug(default: Command) -> None:
     assert f"plugs{os.sep}{defaults.DEFAULT_PLUG.name}" in default.good("plug", "show")
+
+
+# --- parts of a persona, and models without a plug ---
+
+
+def test_a_model_without_a_plug_answers_from_notes(
+    ppedge: Command, history: Path, model: Path
+) -> None:
+    report = ppedge.json(*answer(history, PROMPT), "--plug", "none")
+    assert report["plug"] == "none"
+    assert report["turns"] >= 1
+    assert (report["heaviest"], report["null_weight"]) == ([], None)
+
+
+def test_the_best_of_several_is_one_of_them(ppedge: Command, history: Path) -> None:
+    report = ppedge.json(*answer(history, PROMPT), "--best-of", "3")
+    assert report["text"]
+    assert report["tokens"]["new"] >= 3
+
+
+@pytest.mark.parametrize("part", ["turns", "style", "rules", "topic"])
+def test_a_part_left_out_changes_the_command_s_answer_or_nothing(
+    ppedge: Command, history: Path, part: str
+) -> None:
+    assert ppedge.json(*answer(history, PROMPT), "--without", part)["text"]
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (["--best-of", "0"], "--best-of"),
+        (["--best-of", "17"], "--best-of"),
+        (["--without", "magic"], "--without"),
+        (["--with", ""], "--with"),
+    ],
+)
+def test_what_no_part_is_called_is_a_usage_error(
+    ppedge: Command, history: Path, words: list[str], what: str
+) -> None:
+    done = ppedge(*answer(history, PROMPT), *words)
+    assert done.returncode == 2
+    assert what in done.stderr.decode()

@@ -1,0 +1,59 @@
+"""What everybody writes like: the texts that the run time sets a person's shapes against.
+
+    python -m export.everybody --out ppedge/style/everybody.json
+
+The model's own answers to everyday prompts (those of ``export.plain``), sampled four to a prompt
+through llama.cpp, so no person's writing is in them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from export.commands import check_output, check_seed, one_line_errors, positive, replacing
+from export.plain import prompts
+from ppedge.personalizer import Personalizer
+from ppedge.sampling import Sampling
+
+EACH = 4  # answers to a prompt
+ABOUT = "What a model answers to everyday prompts by itself (python -m export.everybody)."
+
+
+def texts(personalizer: Personalizer, count: int, seed: int) -> list[dict[str, object]]:
+    """``count`` times `EACH` texts, and whether each came to its end."""
+    found: list[dict[str, object]] = []
+    for number, (prompt, _) in enumerate(prompts(count, seed)):
+        sampling = Sampling(temperature=0.8, max_tokens=80, seed=EACH * number)
+        segments = personalizer.segments(prompt, None)
+        for each in personalizer.llm.candidates(segments, sampling, count=EACH).read():
+            found.append({"text": each.text, "ended": each.finish == "stop"})
+    return found
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m export.everybody",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--out", type=Path, required=True, help="JSON file to write")
+    add("--llm", type=Path, help="GGUF file (default: the packaged model)")
+    add("--count", type=positive, default=60, help="prompts, four answers each (default: 60)")
+    add("--seed", type=int, default=5, help="of the prompts (default: 5)")
+    args = parser.parse_args(words)
+    check_seed(parser, args.seed)
+    check_output(parser, args.out)
+    with one_line_errors("export.everybody"), Personalizer.open(args.llm) as personalizer:
+        made = texts(personalizer, args.count, args.seed)
+        with replacing(args.out) as file:
+            json.dump({"about": ABOUT, "texts": made}, file, indent=0, ensure_ascii=False)
+    print(f"{len(made)} texts: {args.out}")
+
+
+if __name__ == "__main__":
+    main()
