@@ -21,6 +21,8 @@ from tests.test_turns import CHATML
 
 PROMPT = "write about rain"
 WARM = Sampling(temperature=0.8, max_tokens=12, seed=5)
+# Batches of other sizes sum floats in another order, and a draw could tip over.
+GREEDY = Sampling(temperature=0, max_tokens=12)
 THINGS = ("rain", "kettle", "garden", "bus", "dentist", "river", "letter", "bread")
 NOTES = [Note(f"note {i} is about the {thing} again", id=f"n{i}") for i, thing in enumerate(THINGS)]
 ALL = Blend(turns=3, soft=True, control=True, literal=True)
@@ -159,11 +161,11 @@ def test_turns_are_read_once_and_kept(
 def test_the_kept_state_answers_as_the_notes_do(
     personalizer: Personalizer, persona: Persona
 ) -> None:
-    kept = personalizer.stream(PROMPT, persona, WARM).read()
+    kept = personalizer.stream(PROMPT, persona, GREEDY).read()
     for path in states(persona):
         path.unlink()
     personalizer.llm.clear()
-    assert personalizer.stream(PROMPT, persona, WARM).read() == kept
+    assert personalizer.stream(PROMPT, persona, GREEDY).read() == kept
 
 
 @pytest.mark.parametrize("damage", [b"", b"nonsense", b"\0" * 5000])
@@ -317,8 +319,8 @@ def test_a_cancelled_reading_of_turns_writes_nothing(
 def test_the_context_may_be_used_by_others_in_between(
     personalizer: Personalizer, persona: Persona
 ) -> None:
-    wanted = personalizer.stream(PROMPT, persona, WARM).read()
-    answer = personalizer.stream(PROMPT, persona, WARM)
+    wanted = personalizer.stream(PROMPT, persona, GREEDY).read()
+    answer = personalizer.stream(PROMPT, persona, GREEDY)
     pieces = []
     for piece in answer:
         pieces.append(piece)

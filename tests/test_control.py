@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ppedge import _session
+from ppedge.blend import PARTS, Blend
 from ppedge.errors import ModelError, PlugError
 from ppedge.history import Note
 from ppedge.llm import LLM
@@ -174,6 +175,9 @@ def model(tmp_path: Path) -> Path:
     return tiny_gguf.write(tmp_path / "tiny.gguf")
 
 
+PLUG = Blend().without(*PARTS).with_parts("soft", "control")
+
+
 def test_a_plug_s_control_vector_reaches_the_answer(tmp_path: Path, model: Path) -> None:
     folder = tiny_plug.write(tmp_path / "plug", model, n_control=N_CONTROL)
     with Personalizer.open(model, folder, n_ctx=128) as personalizer:
@@ -182,7 +186,7 @@ def test_a_plug_s_control_vector_reaches_the_answer(tmp_path: Path, model: Path)
             heard = personalizer.condition("rain", anna)
             assert heard.control is not None
             assert heard.control.shape == (N_CONTROL, tiny_gguf.N_EMBD)
-            text = personalizer.stream("rain", anna, GREEDY).read()
+            text = personalizer.stream("rain", anna, GREEDY, blend=PLUG).read()
         llm = personalizer.llm
         steered = personalizer.segments("rain", heard.soft, heard.control)
         assert llm.generate(steered, GREEDY).read() == text

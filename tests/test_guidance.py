@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from ppedge.blend import PARTS, Blend
 from ppedge.errors import ModelError
 from ppedge.guidance import MAX_STRENGTH, guided
 from ppedge.history import Note
@@ -15,6 +16,7 @@ from tests import tiny_gguf, tiny_plug
 from tests.command import Command
 
 GREEDY = Sampling(max_tokens=12, temperature=0.0)
+PLUG = Blend().without(*PARTS).with_parts("soft", "control", "literal")
 
 
 def log_softmax(x):
@@ -155,7 +157,7 @@ def test_a_persona_s_strength_runs_from_the_bare_model_to_itself(tmp_path):
         persona.add([Note("abab"), Note("cdcd")], personalizer.plug.encode_notes)
 
         def say(who, **more):
-            return personalizer.stream("ab", who, GREEDY, **more).read()
+            return personalizer.stream("ab", who, GREEDY, blend=PLUG, **more).read()
 
         assert say(persona, strength=0.0) == say(None)
         assert say(persona, strength=1.0) == say(persona)

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ppedge.blend import PARTS, Blend
 from ppedge.errors import ModelError
 from ppedge.history import Note
 from ppedge.literal import MAX_TOKENS, Gate, LiteralMemory, LiteralSpec, Wording
@@ -444,10 +445,13 @@ def test_the_notes_that_weigh_most_are_remembered_with_their_weights(
         assert len(personalizer.condition(ASKED, persona, heaviest=1).heaviest) == 1
 
 
+PLUG = Blend().without(*PARTS).with_parts("soft", "control", "literal")
+
+
 def test_answers_are_written_with_the_memory(personalizer: Personalizer, tmp_path: Path) -> None:
     sampling = Sampling(temperature=0, max_tokens=30)
     with persona_of(personalizer, tmp_path / "anna", ANNA) as persona:
-        answer = personalizer.stream(ASKED, persona, sampling)
+        answer = personalizer.stream(ASKED, persona, sampling, blend=PLUG)
         heard = answer.conditioning
         assert heard is not None
         assert heard.memory is not None
@@ -498,7 +502,7 @@ def test_without_notes_or_without_gates_there_is_no_memory(
         assert "literal" in heard.seconds
         sampling = Sampling(temperature=0, max_tokens=8)
         bare = personalizer.llm.generate(personalizer.segments(ASKED, heard.soft), sampling)
-        assert personalizer.stream(ASKED, nobody, sampling).read() == bare.read()
+        assert personalizer.stream(ASKED, nobody, sampling, blend=PLUG).read() == bare.read()
     plain = tiny_plug.write(tmp_path / "plain", personalizer.llm.path)
     with (
         Personalizer.open(personalizer.llm.path, plain, n_threads=1) as without,

@@ -20,6 +20,7 @@ from export.methods import (
     parse_method,
 )
 from export.persona_methods import NoteVectors, Rows, attend, project, shuffled
+from ppedge.blend import PARTS, Blend
 from ppedge.defaults import find_model, find_plug
 from ppedge.history import Note
 from ppedge.llm import LLM
@@ -261,7 +262,8 @@ def test_a_memory_is_bit_for_bit_that_of_a_store(literal, tmp_path, notes):
         assert told(found.memory, literal.llm) == told(wanted.memory, literal.llm)
         sampling = Sampling(temperature=0, max_tokens=20)
         ours = literal.llm.generate(found.segments, sampling, mix=found.mix).read()
-        assert ours == literal.stream(PROMPT, persona, sampling).read()
+        plug = Blend().without(*PARTS).with_parts("soft", "control", "literal")
+        assert ours == literal.stream(PROMPT, persona, sampling, blend=plug).read()
 
 
 def test_each_method_remembers_the_history_that_goes_into_it(literal):
