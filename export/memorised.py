@@ -39,6 +39,7 @@ from ppedge.sampling import Sampling
 
 Run = tuple[str, ...]  # of words
 MAX_TOKENS = 128
+TEMPERATURE = 0.7  # so that what it knows has a chance to come up
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,9 @@ def sample(
         each = Asked(question, ())
         bench.warm(method, each)
         composed = bench.compose(method, each)
-        sampling = Sampling(seed=later_seed(seed, number), max_tokens=MAX_TOKENS)
+        sampling = Sampling(
+            temperature=TEMPERATURE, seed=later_seed(seed, number), max_tokens=MAX_TOKENS
+        )
         answer = bench.llm.generate(composed.segments, sampling, mix=composed.mix).read()
         runs = runs_of(answer, n_words) - runs_of(question.input, n_words)
         for note in question.history:
