@@ -59,7 +59,7 @@ def minilm() -> TextEncoder:
 
 @pytest.fixture(scope="session")
 def frozen() -> FrozenLLM:
-    return FrozenLLM(find_model(), TEMPLATE, torch.bfloat16)
+    return FrozenLLM(find_model(), TEMPLATE, torch.float32)
 
 
 @pytest.fixture
