@@ -68,7 +68,12 @@ def test_padding_beside_it_does_not_change_an_example(frozen):
 
 
 def test_likelihoods_agree_with_llama_cpp(frozen, llm):
-    prompt, answer = "Write a short note about the rain", "The rain is cold today."
+    prompt = "Write a short note about the rain"
+    # llama.cpp rounds activations, otherwise on each processor: over a few tokens that shows.
+    answer = (
+        "The rain is cold today. It began before breakfast, and the street is full of umbrellas. "
+        "I like the sound of it on the roof, and I do not like the walk to the bus."
+    )
     torch.manual_seed(0)
     soft = torch.randn(1, 4, llm.n_embd) * 0.13
     before, after = frozen.around_soft(prompt)
