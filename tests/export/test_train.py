@@ -256,7 +256,7 @@ def test_a_plug_of_another_form_cannot_be_started_from(run):
         run("a", "--start", find_plug(None))
 
 
-@pytest.mark.parametrize("shares", ["8=1", "6", "6=x", "6=-1", "6=nan"])
+@pytest.mark.parametrize("shares", ["9=1", "6", "6=x", "6=-1", "6=nan"])
 def test_shares_that_are_none_are_refused(shares, capsys):
     with pytest.raises(SystemExit):
         parse(["--data", ".", "--llm", ".", "--out", ".", "--shares", shares])
