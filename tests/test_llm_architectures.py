@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ppedge.blend import Blend
 from ppedge.errors import ModelError
 from ppedge.history import Note
 from ppedge.llm import LLM
@@ -167,13 +168,14 @@ def t5(tmp_path: Path) -> Iterator[Personalizer]:
 def test_an_encoder_reads_a_persona_and_a_prompt_as_one(t5: Personalizer, tmp_path: Path) -> None:
     notes = [Note(f"a note {i} on bread", id=str(i)) for i in range(8)]
     greedy = Sampling(temperature=0, max_tokens=8)
+    soft_alone = Blend(turns=0, soft=True, style=0, rules=False, topic=0)
     with t5.persona(tmp_path / "anna") as anna, t5.persona(tmp_path / "nobody") as nobody:
         anna.add(notes, t5.plug.encode_notes)
         soft = t5.condition("rain", anna).soft
         segments = t5.segments("rain", soft)
         body = t5.llm.tokenize("say: ") + t5.llm.tokenize("rain")
         assert t5.llm.tokens(segments) == [*[-1] * len(soft), *body, tiny_gguf.EOS]
-        answer = t5.stream("rain", anna, greedy)
+        answer = t5.stream("rain", anna, greedy, blend=soft_alone)
         assert answer.read() == t5.llm.generate(segments, greedy).read()
         assert answer.generation.prompt_tokens == len(t5.llm.tokens(segments))
         assert t5.llm.beam_search(segments, width=1, max_tokens=8).text == answer.generation.text
