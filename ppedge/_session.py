@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _MULTI_ROPE: Final = (8, 40)
 _NO_ROOM: Final = 1
 _ABORTED: Final = 2
+_BFLOAT16: Final = 30  # GGML_TYPE_BF16 of ggml.h
 _POOLING_NONE: Final = 0
 
 MAX_SEQUENCES: Final = int(C.llama_max_parallel_sequences())
@@ -291,6 +292,9 @@ def _context(model: Model, n_ctx: int, n_batch: int, sequences: int) -> Any:
     params.no_perf = True
     # With a pruned window, the kept beginning of an earlier prompt could not be trusted.
     params.swa_full = True
+    # Values in bfloat16, as many bytes as the usual float16: llama.cpp's CPU attention then sums
+    # them in float32, where behind a kept prefix it took twice as long (docs/evaluation.md).
+    params.type_v = _BFLOAT16
     with log.complaints() as lines:
         context = C.llama_init_from_model(model.pointer, params)
     if not context:

@@ -11,7 +11,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +41,7 @@ from ppedge.scoring import Score
 __all__ = ["LLM", "Beam", "Cancel", "Generation", "Mix", "Sampling", "Score"]
 
 
+_REMEMBERED_TEXTS = 128  # of a conversation's parts, most of which the next one has again
 _SAMPLES = 64
 _SAMPLE_BYTES = 4096
 
@@ -112,6 +113,7 @@ class LLM(Closing):
         except BaseException:
             self._gguf.close()
             raise
+        self._remembered_tokens = lru_cache(_REMEMBERED_TEXTS)(self._model.tokenize)
         self.n_vocab = self._model.n_vocab
         self.n_layer = self._model.n_layer
         self.n_ctx = self._model.session.n_ctx
@@ -528,7 +530,7 @@ class LLM(Closing):
                         control = Control(len(rows), self._layers(segment.control, i))
                     rows += [vector.tobytes() for vector in vectors]
                 else:
-                    rows += self._model.tokenize(segment.text, segment.special)
+                    rows += self._remembered_tokens(segment.text, segment.special)
             ids = [row if isinstance(row, int) else -1 for row in rows]
             before, after = self._model.frame(ids)
         if control:

@@ -348,7 +348,7 @@ def test_beams_keep_the_position_factors_of_their_prompt(tmp_path: Path, n_ctx: 
         prompt = [Text("abcdab")]
         found = llm.beam_search(prompt, width=3, max_tokens=2)
         texts = every_text(llm, prompt, 2)
-        assert min(abs(value - found.logprob) for value in texts.values()) < 1e-5
+        assert min(abs(value - found.logprob) for value in texts.values()) < 1e-4
 
 
 def test_beams_that_would_need_other_position_factors_are_refused(tmp_path: Path) -> None:
