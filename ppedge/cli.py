@@ -29,7 +29,7 @@ from ppedge.history import read_notes
 from ppedge.no_plug import NONE
 from ppedge.persona import Persona
 from ppedge.sampling import DEFAULT_TEMPERATURE, MAX_CANDIDATES, MAX_SEED, Sampling
-from ppedge.terminal import Number, Progress, tell_skipped
+from ppedge.terminal import Number, Progress, Words, tell_skipped
 
 if TYPE_CHECKING:
     from ppedge.answer import Answer
@@ -66,7 +66,7 @@ main.add_command(notes_group)
 
 
 @main.command()
-@click.argument("prompt")
+@click.argument("prompt", type=Words())
 @click.option("--history", metavar="FILE", help="Your notes, JSON Lines; - reads them from stdin.")
 @click.option(
     "--persona",
@@ -157,6 +157,8 @@ def personalize(
         if history == "-":
             raise click.UsageError("the prompt and the history cannot both come from stdin")
         prompt = _prompt_from_stdin()
+    if not prompt.strip():
+        raise click.UsageError("the prompt is blank: say what to write about")
     sampling = Sampling(max_tokens=max_tokens, temperature=temperature, seed=seed)
     blend = Blend().with_parts(*with_parts).without(*without)
     asked = Asked(prompt, sampling, strength, best_of, blend)

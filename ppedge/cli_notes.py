@@ -20,7 +20,7 @@ from ppedge.errors import HistoryError
 from ppedge.files import FILE_MODE, disk_errors
 from ppedge.history import Note, format_time, parse_time, read_notes
 from ppedge.persona import MUTE, PIN, ChangeReport, Persona, Problem, handle
-from ppedge.terminal import Progress, tell_skipped
+from ppedge.terminal import Progress, Words, tell_skipped
 
 if TYPE_CHECKING:
     from ppedge.no_plug import NoPlug
@@ -80,7 +80,9 @@ _reading = _options(
     _json,
 )
 _selecting = _options(
-    click.option("--text", metavar="WORDS", help="Notes that hold these words, in any case."),
+    click.option(
+        "--text", type=Words(), metavar="WORDS", help="Notes that hold these words, in any case."
+    ),
     click.option("--before", type=Moment(), help="Notes written before this time."),
     click.option("--after", type=Moment(), help="Notes written at this time or later."),
 )
@@ -149,7 +151,7 @@ def _change(
 
 
 @notes.command()
-@click.argument("ids", nargs=-1, metavar="[ID]...")
+@click.argument("ids", type=Words(), nargs=-1, metavar="[ID]...")
 @_selecting
 @click.option("--all", "everything", is_flag=True, help="Forget all notes.")
 @click.option("--yes", is_flag=True, help="Do not ask.")

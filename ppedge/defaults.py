@@ -79,13 +79,15 @@ def find_plug(path: str | Path | None = None) -> Path:
 def data_home() -> Path:
     """Return the folder for stores: ``PPEDGE_HOME``, else the platform's place for user data.
 
+    A ``~`` that no shell has expanded, as in a desktop entry or a quoted value, is the home folder.
+
     Raises:
         StoreError: this user has no home directory.
     """
     named = os.environ.get("PPEDGE_HOME")
-    if named:
-        return Path(named)
     try:
+        if named:
+            return Path(named).expanduser()
         return _user_data() / "ppedge"
     except RuntimeError:
         raise StoreError(
@@ -100,7 +102,8 @@ def _user_data() -> Path:
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Application Support"
     xdg = os.environ.get("XDG_DATA_HOME")
-    return Path(xdg) if xdg else Path.home() / ".local" / "share"
+    # "All paths must be absolute"; one that is not is to be ignored (XDG Base Directory 0.8).
+    return Path(xdg) if xdg and Path(xdg).is_absolute() else Path.home() / ".local" / "share"
 
 
 def persona_dir(name: str) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 import time
 from typing import Any
@@ -27,6 +28,27 @@ class Number(click.FloatRange):
         if not math.isfinite(number):
             self.fail(f"{value} is not a finite number.", param, ctx)
         return number
+
+
+class Words(click.ParamType[str]):
+    """Text of the command line: UTF-8, also where the locale names another encoding."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the text, or end the command as a usage error where its bytes are not UTF-8."""
+        text = str(value)
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            pass
+        else:
+            return text
+        # A locale that cannot decode a byte leaves it as a surrogate, from which it comes back.
+        try:
+            return os.fsencode(text).decode()
+        except UnicodeError as error:
+            self.fail(f"it holds a broken character ({error}); give it as UTF-8", param, ctx)
 
 
 class Progress(Closing):

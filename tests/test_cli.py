@@ -320,8 +320,53 @@ def test_a_prompt_from_stdin_that_is_not_utf8_is_refused(ppedge: Command, histor
     assert "stdin: byte 4 of the prompt is not UTF-8" in message
 
 
-def test_an_empty_prompt_is_answered(ppedge: Command, history: Path) -> None:
-    assert ppedge.json(*answer(history, ""))["finish"] in ("stop", "length")
+@pytest.mark.parametrize("prompt", ["", "  \t\u00a0", "-"])
+def test_a_blank_prompt_is_a_usage_error(ppedge: Command, history: Path, prompt: str) -> None:
+    message = ppedge.error(*answer(history, prompt), stdin=b" \n", code=2)
+    assert "the prompt is blank" in message
+
+
+@pytest.mark.parametrize("text", ["é🔥", "grüß"])
+def test_text_in_a_locale_without_utf8_is_read_as_utf8(
+    ppedge: Command, history: Path, text: str
+) -> None:
+    posix = {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    asked = answer(history, text)
+    assert ppedge.json(*asked, **posix)["text"] == ppedge.json(*asked)["text"]
+    ppedge.good("notes", "add", str(history))
+    assert ppedge.good("notes", "list", "--text", text, **posix) == ""
+
+
+@pytest.mark.parametrize("command", ["list", "forget"])
+def test_text_that_is_not_utf8_is_one_line_that_names_the_option(
+    ppedge: Command, history: Path, command: str
+) -> None:
+    ppedge.good("notes", "add", str(history))
+    done = subprocess.run(
+        [PPEDGE, "notes", command, "--text", b"caf\xe9"],
+        env=ppedge.environment(),
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert b"Traceback" not in done.stderr
+    assert b"'--text'" in done.stderr.splitlines()[-1]
+
+
+def test_a_home_with_a_tilde_is_in_the_home_folder(
+    ppedge: Command, history: Path, tmp_path: Path
+) -> None:
+    ppedge.good("notes", "add", str(history), PPEDGE_HOME="~/x", HOME=str(tmp_path / "me"))
+    assert (tmp_path / "me" / "x" / "personas").is_dir()
+    assert not (tmp_path / "~").exists()
+
+
+def test_a_relative_xdg_path_is_ignored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("PPEDGE_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_DATA_HOME", "some/where")
+    monkeypatch.setattr("sys.platform", "linux")
+    assert defaults.data_home() == tmp_path / ".local" / "share" / "ppedge"
 
 
 def test_a_prompt_that_is_not_unicode_is_one_line(ppedge: Command, history: Path) -> None:
@@ -331,9 +376,9 @@ def test_a_prompt_that_is_not_unicode_is_one_line(ppedge: Command, history: Path
         capture_output=True,
         check=False,
     )
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert b"Traceback" not in done.stderr
-    assert done.stderr.splitlines()[-1].startswith(b"Error: ")
+    assert b"'PROMPT'" in done.stderr.splitlines()[-1]
 
 
 def test_a_closed_stdin_is_one_line(ppedge: Command) -> None:
