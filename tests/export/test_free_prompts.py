@@ -155,6 +155,16 @@ def test_the_packaged_people_can_be_read_and_have_notes_enough():
     assert sum(any(note.input for note in person.notes) for person in people) >= 7
 
 
+def test_held_out_people_are_nobody_of_the_dev_people():
+    held_out, dev = read_folder(DEV.parent / "heldout"), read_folder(DEV)
+    assert len(held_out) == 8
+    assert all(len(person.notes) >= 12 for person in held_out)
+    assert not {person.name for person in held_out} & {person.name for person in dev}
+    assert not {text for one in held_out for text in one.texts} & {
+        text for one in dev for text in one.texts
+    }
+
+
 def test_a_folder_without_people_is_told(tmp_path):
     with pytest.raises(ValueError, match=r"holds no NAME\.jsonl"):
         read_folder(tmp_path)
