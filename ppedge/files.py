@@ -58,6 +58,11 @@ def _advice(error: OSError) -> str:
             "make the folder readable and writable for you, "
             "or choose another with --persona or PPEDGE_HOME"
         )
+    if error.errno in (errno.ENOTDIR, errno.EEXIST):
+        return (
+            "a file stands where the folder, or one above it, would be made; "
+            "choose another folder with --persona or PPEDGE_HOME"
+        )
     return "check the disk, then run `ppedge notes verify`"
 
 

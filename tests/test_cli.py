@@ -361,6 +361,19 @@ def test_a_home_with_a_tilde_is_in_the_home_folder(
     assert not (tmp_path / "~").exists()
 
 
+@pytest.mark.parametrize("kind", ["a file", "a device"])
+def test_a_home_that_cannot_hold_a_folder_is_named_with_the_way_out(
+    ppedge: Command, history: Path, tmp_path: Path, kind: str
+) -> None:
+    home = tmp_path / "file" if kind == "a file" else Path("/dev/null")
+    if kind == "a file":
+        home.touch()
+    message = ppedge.error(*answer(history, PROMPT), PPEDGE_HOME=str(home))
+    assert str(home) in message
+    assert "a file stands where the folder" in message
+    assert "PPEDGE_HOME" in message
+
+
 def test_a_relative_xdg_path_is_ignored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("PPEDGE_HOME", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
