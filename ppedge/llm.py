@@ -53,10 +53,8 @@ class LLM(Closing):
     model's own embedding rows; what the architecture multiplies by, this class applies.
 
     A prompt that begins like the last one keeps that beginning. With the default (quantised)
-    model on a CPU its logits are then bit for bit those of a cold context, in batches of fewer
-    than 64 positions; from there on llama.cpp computes attention otherwise, and they moved by 0.1
-    on average (their standard deviation is 2.8). With float weights the size of a batch sets the
-    order of sums, and last bits may differ.
+    model on a CPU its logits are then bit for bit those of a cold context. With float weights the
+    size of a batch sets the order of sums, and last bits may differ.
 
     Attributes:
         path: the GGUF file.
