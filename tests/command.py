@@ -45,7 +45,7 @@ class Command:
         return {**kept, "PPEDGE_HOME": str(self.home), **self.env, **more}
 
     def __call__(
-        self, *arguments: str | Path, stdin: bytes = b"", **env: str
+        self, *arguments: str | bytes | Path, stdin: bytes = b"", **env: str
     ) -> subprocess.CompletedProcess[bytes]:
         """Run it to its end; whatever happens, nobody may see a traceback."""
         done = subprocess.run(
@@ -71,7 +71,9 @@ class Command:
         assert out.count("\n") == 1
         return json.loads(out)
 
-    def error(self, *arguments: str | Path, code: int = 1, stdin: bytes = b"", **env: str) -> str:
+    def error(
+        self, *arguments: str | bytes | Path, code: int = 1, stdin: bytes = b"", **env: str
+    ) -> str:
         """Run it, expecting to fail with nothing on stdout; return its one line of error."""
         done = self(*arguments, stdin=stdin, **env)
         assert (done.returncode, done.stdout) == (code, b""), done.stderr.decode()
