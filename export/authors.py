@@ -19,15 +19,15 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
-from export.commands import check_output, one_line_errors, positive, replacing
-from export.json_files import DataError, read
+from export.data.authors import Author
+from export.tools.commands import check_output, one_line_errors, positive, replacing
+from export.tools.json_files import DataError
 
 LEAST_WORDS, MOST_WORDS = 5, 80  # of a note
 SHARED_BY = 3  # people who have a text in the same words, from whom on it is nobody's
-DEV = 8  # one author in so many is for dev
 
 _HEAD = re.compile(r"^\S+ \([^)]+\) .*;")
 _SIGNED = re.compile(r"^ -- (.*?) *<")
@@ -39,20 +39,6 @@ _CREDIT = re.compile(
     r"@|\b[Tt]hanks?\b|\b[Tt]hank you\b|\b(?:[Bb]y|[Ff]rom|[Tt]o|[Ff]or|[Aa]dd|[Rr]emove|[Dd]rop)"
     r" [A-Z][\w'’-]+ (?:[A-Z]\.? )?[A-Z][\w'’-]+|\b[Uu]ploaders?\b|\b[Mm]aintainer\b|\bNMU\b"
 )
-
-
-@dataclass(frozen=True)
-class Author:
-    """One person's notes, oldest first; ``author`` is a hash of the name."""
-
-    source: str
-    author: str
-    notes: tuple[str, ...]
-
-    @property
-    def dev(self) -> bool:
-        """Whether this person is for dev alone; it hangs on the hash, not on the file."""
-        return int(self.author, 16) % DEV == 0
 
 
 def bullets(text: str) -> Iterator[tuple[str, str]]:
@@ -126,21 +112,6 @@ def names_somebody(text: str, first: set[str], last: set[str]) -> bool:
         return True
     pairs = re.findall(r"\b(?=(\w[\w'’-]*)\W{1,2}(\w[\w'’-]*))", text)
     return any(a[0].isupper() and b[0].isupper() and (a in first or b in last) for a, b in pairs)
-
-
-def read_authors(path: Path) -> list[Author]:
-    """Read what `main` wrote.
-
-    Raises:
-        DataError: the file cannot be read, or is not such a one.
-    """
-    try:
-        return [
-            Author(each["source"], each["author"], tuple(map(str, each["notes"])))
-            for each in read(path)["people"]
-        ]
-    except (TypeError, KeyError) as error:
-        raise DataError(f"{path}: not a file of export.authors: {error!r}") from None
 
 
 def _texts(folders: Sequence[Path]) -> Iterator[str]:

@@ -16,8 +16,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from export.asking import evaluate, open_setup
-from export.commands import (
+from export.data.lamp import write_predictions
+from export.data.tasks import task_of
+from export.evaluation.methods import KNOWN, parse_method
+from export.evaluation.records import Run
+from export.evaluation.runner import evaluate, open_setup
+from export.evaluation.summary import show, summarise
+from export.tools.commands import (
     check_output,
     check_seed,
     number,
@@ -25,12 +30,7 @@ from export.commands import (
     positive,
     replacing,
 )
-from export.data import write_predictions
-from export.methods import KNOWN, parse_method
-from export.records import Run
-from export.summary import show, summarise
-from export.tasks import task_of
-from ppedge.sampling import DRY_MULTIPLIER
+from ppedge.llm.sampling import DRY_MULTIPLIER
 
 
 def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -51,7 +51,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     add(
         "--instruction",
         type=Path,
-        help="instruction.npy of a training with --persona-tokens 0, or what export.crowd writes",
+        help="instruction.npy of a training with --persona-tokens 0, or export.population's file",
     )
     add("--limit", type=positive, help="ask this many questions, a seeded choice (default: all)")
     add("--seed", type=int, default=0, help="of choices, swaps, tuning, intervals (default: 0)")

@@ -13,10 +13,10 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from export.commands import check_output, check_seed, one_line_errors, positive, replacing
-from export.plain import prompts
+from export.synthetic.corpus import prompts
+from export.tools.commands import check_output, check_seed, one_line_errors, positive, replacing
+from ppedge.llm.sampling import Sampling
 from ppedge.personalizer import Personalizer
-from ppedge.sampling import Sampling
 
 EACH = 4  # answers to a prompt
 ABOUT = "What a model answers to everyday prompts by itself (python -m export.everybody)."

@@ -5,8 +5,8 @@
     python -m export.free_prompts --json runs/all.json --scored runs/free.json runs/more.json
 
 People written by hand (``export/people/dev``), and with ``--data`` real ones of dev files, are each
-asked a few of thirty prompts by every method (``export/free_methods.py``). No answer is right, so
-answers are measured (``export/free_measures.py``, ``export/free_scores.py``):
+asked a few of thirty prompts by every method (``free_methods.py`` of ``export/evaluation``). No
+answer is right, so answers are measured (``free_measures.py``, ``free_scores.py``):
 
 - voice: is the right person the nearest of eight, by n-grams of characters? chance is 0.125;
 - voice2: the same by punctuation, case, lengths and function words, without any n-gram;
@@ -37,12 +37,12 @@ from typing import IO
 
 import numpy as np
 
-from export.commands import check_output, check_seed, one_line_errors, positive, replacing
-from export.free_methods import DEFAULT, Method, Stage, parse, split
-from export.free_people import DEV, Person, read_folder, read_real
-from export.free_scores import GIVEN, Record, score, summary, table
+from export.evaluation.free_methods import DEFAULT, Method, Stage, parse, split
+from export.evaluation.free_people import DEV, Person, read_folder, read_real
+from export.evaluation.free_scores import GIVEN, Record, score, summary, table
+from export.tools.commands import check_output, check_seed, one_line_errors, positive, replacing
 from ppedge import Personalizer
-from ppedge.sampling import MAX_SEED
+from ppedge.llm.sampling import MAX_SEED
 
 PROMPTS = (
     "What should I cook tonight?",

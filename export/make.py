@@ -3,8 +3,8 @@
     python -m export.make --data DATA --llm MODEL.gguf --out PLUG_DIR
 
 Lets the model write plain texts for made-up people (``export.plain``), trains (``export.train``),
-writes the plug (``export.onnx``), fits its literal memory (``export.literal``), and asks dev users
-(``export.crowd``, ``export.evaluate``); the scores go into PLUG_DIR/plug.json. Each command is
+writes the plug (``export.onnx``), fits its literal memory (``export.ngrams``), and asks dev users
+(``export.population``, ``export.evaluate``); the scores go into PLUG_DIR/plug.json. Each command is
 shown before it runs. Stopped, it goes on with the same command. What follows ``--`` goes to
 ``export.train``: ``-- --batch 8 --dtype float32``.
 """
@@ -24,15 +24,15 @@ from typing import Any
 
 import torch
 
-from export.commands import one_line_errors, positive, replacing
-from export.golden import write_manifest
-from export.json_files import Source
+from export.evaluation.records import Run
+from export.evaluation.summary import series_of
 from export.onnx import read_about
-from export.records import Run
-from export.sampler import SHARES
-from export.summary import series_of
-from ppedge.fingerprint import fingerprint
-from ppedge.plug import Plug
+from export.package.golden import write_manifest
+from export.tools.commands import one_line_errors, positive, replacing
+from export.tools.json_files import Source
+from export.training.sampler import SHARES
+from ppedge.llm.fingerprint import fingerprint
+from ppedge.plug.plug import Plug
 
 # What the plug that ships was trained with, in one run from nothing: docs/default-plug.md.
 RECIPE = ("--style", "64", "--control", "64",
@@ -77,12 +77,12 @@ def steps(args: argparse.Namespace) -> Iterator[Step]:
                "--licence", args.licence, "--about", work / "about.json",
                *given("--encoder", args.encoder), done=out.exists())  # fmt: skip
     manifest = Plug(out).manifest
-    yield step("-m", "export.literal", out, *data, *llm, *tasks, *limit,
+    yield step("-m", "export.ngrams", out, *data, *llm, *tasks, *limit,
                done=manifest.literal is not None)  # fmt: skip
     asked = "scores" in manifest.about
     for task in args.tasks:
         crowd, folder = work / f"crowd{task}.npz", args.data / f"LaMP_{task}_style"
-        yield step("-m", "export.crowd", out, *data, "--task", task, "--out", crowd,
+        yield step("-m", "export.population", out, *data, "--task", task, "--out", crowd,
                    done=asked or crowd.exists())  # fmt: skip
         yield step("-m", "export.evaluate", "--plug", out, *llm, *limit,
                    "--questions", folder / "dev_questions.json",

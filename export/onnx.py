@@ -26,17 +26,17 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from export import checkpoint
-from export.features import MAX_BYTES, MAX_TOKENS, open_tokenizer
-from export.golden import TEXTS, file_entry, write_golden
-from export.minilm import TextEncoder, find_minilm
-from export.model import PersonaPlug, PlugConfig
+from export.models.features import MAX_BYTES, MAX_TOKENS, open_tokenizer
+from export.models.plug import PersonaPlug, PlugConfig
+from export.models.text_encoder import TextEncoder, find_minilm
+from export.package.golden import TEXTS, file_entry, write_golden
+from export.training import checkpoint
 from ppedge.errors import PpedgeError
-from ppedge.fingerprint import Fingerprint, fingerprint
-from ppedge.golden import Vectors, shapes
-from ppedge.manifest import EncoderSpec, Manifest, ProjectorSpec
-from ppedge.plug import Plug
-from ppedge.prompt import Part
+from ppedge.llm.fingerprint import Fingerprint, fingerprint
+from ppedge.plug.golden import Vectors, shapes
+from ppedge.plug.manifest import EncoderSpec, Manifest, ProjectorSpec
+from ppedge.plug.plug import Plug
+from ppedge.plug.template import Part
 
 TOLERANCE = 1e-4
 OPSET = 18
@@ -132,7 +132,7 @@ class Graphs:
 
     @torch.inference_mode()
     def vectors(self, text: str) -> Vectors:
-        """What torch makes of a text; as ``ppedge.plug.Plug.vectors``."""
+        """What torch makes of a text; as ``ppedge.plug.plug.Plug.vectors``."""
         inputs = self.inputs(text)
         key, value, *query = self.notes(*inputs)
         if self.queries is not None:

@@ -2,8 +2,8 @@
 
     python -m export.plain --llm MODEL.gguf --out runs/plain.json --count 1200 --seed 0
 
-They are the ground that made-up voices (``export/voices.py``) are painted on. Texts and prompts are
-the model's and ours: no person's writing is in them.
+They are what the synthetic personas (``export/synthetic/personas.py``) rewrite. Texts and prompts
+are the model's and ours: no person's writing is in them.
 """
 
 from __future__ import annotations
@@ -13,49 +13,22 @@ import json
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from export.commands import check_output, check_seed, one_line_errors, replacing
-from export.examples import opening
-from export.frozen import FrozenLLM
-from export.json_files import DataError, read
-from export.template import TEMPLATE, place_soft, read_template
-from export.voices import WORDS
-from export.world import World
+from export.data.leave_one_out import opening
+from export.data.template import TEMPLATE, place_soft, read_template
+from export.models.base_llm import FrozenLLM
+from export.synthetic.corpus import MOST, Plain, prompts
+from export.tools.commands import check_output, check_seed, one_line_errors, replacing
+from export.training.distributed import World
 
 MAX_NEW = 56  # tokens of an answer, before it is cut at a sentence's end
 MAX_CHARS = 200
 BATCH = 64
-MOST = len(WORDS["forms"]) * len(WORDS["topics"])  # different prompts
-LEAST = 200  # texts: an eighth of them, for dev, is to fill a history
-
-
-@dataclass(frozen=True)
-class Plain:
-    """A prompt, what it is about, and the model's own answer."""
-
-    prompt: str
-    topic: str
-    text: str
-
-
-def prompts(count: int, seed: int) -> list[tuple[str, str]]:
-    """``count`` different prompts with their topics, at random.
-
-    Raises:
-        ValueError: there are not so many.
-    """
-    if not 1 <= count <= MOST:
-        raise ValueError(f"{count} prompts cannot be made, only 1 to {MOST}")
-    forms, topics = WORDS["forms"], WORDS["topics"]
-    chosen = np.random.default_rng([seed, 8]).permutation(MOST)[:count]
-    pairs = [(forms[i % len(forms)], topics[i // len(forms)]) for i in chosen.tolist()]
-    return [(form.format(topic), topic) for form, topic in pairs]
 
 
 def clean(answer: str) -> str | None:
@@ -95,21 +68,6 @@ def answers(llm: FrozenLLM, asked: Sequence[str], seed: int) -> list[str]:
         found += llm.tokenizer.batch_decode(made[:, width:], skip_special_tokens=True)
         print(f"{len(found)}/{len(asked)} answers, {time.time() - begun:.0f} s", flush=True)
     return found
-
-
-def read_plain(path: Path) -> list[Plain]:
-    """Read what `main` wrote.
-
-    Raises:
-        DataError: the file cannot be read, or is not such a one.
-    """
-    try:
-        texts = [Plain(**each) for each in read(path)["texts"]]
-    except (TypeError, KeyError) as error:
-        raise DataError(f"{path}: not a file of export.plain: {error!r}") from None
-    if len(texts) < LEAST:
-        raise DataError(f"{path}: {len(texts)} texts are too few for a history and what is asked")
-    return texts
 
 
 def main(words: Sequence[str] | None = None) -> None:

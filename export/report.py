@@ -16,10 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from export.commands import check_output, check_seed, one_line_errors, replacing
-from export.metrics import NLL
-from export.records import Run
-from export.report_plots import (
+from export.evaluation.metrics import NLL
+from export.evaluation.records import Run
+from export.evaluation.report_plots import (
     bins_of,
     by_history,
     duel,
@@ -29,7 +28,7 @@ from export.report_plots import (
     plain,
     scatter,
 )
-from export.summary import (
+from export.evaluation.summary import (
     BEAM,
     NOTHING,
     Cell,
@@ -41,6 +40,7 @@ from export.summary import (
     summarise,
     table,
 )
+from export.tools.commands import check_output, check_seed, one_line_errors, replacing
 
 EXAMPLES = 8
 FOCUS = "persona"  # the method that the others are set against, user by user

@@ -29,26 +29,27 @@ from typing import Any
 import numpy as np
 import torch
 
-from export import checkpoint, voiced
-from export.authors import read_authors
-from export.contrast import draw_rivals
-from export.data import Question, read_questions, swap_histories
-from export.features import Features
-from export.frozen import FrozenLLM
-from export.minilm import TextEncoder, find_minilm
-from export.model import PersonaPlug, PlugConfig
-from export.noted import put_notes
-from export.people import TurnedSampler, dev_people, dev_turns, dev_writers
-from export.plain import read_plain
-from export.sampler import SHARES, Batch, Sampler
-from export.start import read_weights
-from export.template import CHATML, place_soft, read_template, soft_place
-from export.train_options import add_plug_options, defaults, parse
-from export.trainer import Contrast, Trainer
-from export.world import World
+from export.data.authors import read_authors
+from export.data.lamp import Question, read_questions, swap_histories
+from export.data.template import CHATML, place_soft, read_template, soft_place
+from export.models.base_llm import FrozenLLM
+from export.models.features import Features
+from export.models.plug import PersonaPlug, PlugConfig
+from export.models.text_encoder import TextEncoder, find_minilm
+from export.synthetic import dataset
+from export.synthetic.corpus import read_plain
+from export.training import checkpoint
+from export.training.contrast import draw_rivals
+from export.training.distributed import World
+from export.training.options import add_plug_options, defaults, parse
+from export.training.retrieval_prompts import put_notes
+from export.training.sampler import SHARES, Batch, Sampler
+from export.training.trainer import Contrast, Trainer
+from export.training.turn_sampler import TurnedSampler, dev_people, dev_turns, dev_writers
+from export.training.warm_start import read_weights
 from ppedge.errors import PpedgeError
-from ppedge.history import Note
-from ppedge.prompt import Part
+from ppedge.notes.reader import Note
+from ppedge.plug.template import Part
 
 
 @dataclass
@@ -170,7 +171,7 @@ def open_run(args: argparse.Namespace) -> Run:
         args.seed,
         shares=shares,
         in_order=config.recency,
-        voiced=voiced.Voiced(plain) if plain else None,
+        voiced=dataset.Voiced(plain) if plain else None,
         leave_one_out=args.leave_one_out,
         dropout=args.dropout,
         reconstruct=args.reconstruct,
@@ -180,7 +181,7 @@ def open_run(args: argparse.Namespace) -> Run:
     )
     dev = [
         *dev_questions(args.data, args.tasks, args.eval_limit, args.seed),
-        *(voiced.dev_questions(plain, args.eval_limit, args.seed) if plain else ()),
+        *(dataset.dev_questions(plain, args.eval_limit, args.seed) if plain else ()),
         *dev_writers(authors, args.eval_limit, args.seed),
     ]
     if args.turns and isinstance(sampler, Sampler):

@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ppedge.answer import Answer
-    from ppedge.beam import Beam
+    from ppedge.attention.pooling import pool
     from ppedge.blend import Blend
-    from ppedge.conditioning import Conditioning
     from ppedge.errors import HistoryError, ModelError, PlugError, PpedgeError, StoreError
-    from ppedge.history import Note, read_notes
-    from ppedge.llm import LLM
-    from ppedge.persona import Persona
+    from ppedge.llm.beam_search import Beam
+    from ppedge.llm.llm import LLM
+    from ppedge.llm.sampling import Sampling
+    from ppedge.notes.reader import Note, read_notes
     from ppedge.personalizer import Personalizer
-    from ppedge.plug import Plug
-    from ppedge.pooling import pool
-    from ppedge.sampling import Sampling
+    from ppedge.plug.conditioning import Conditioning
+    from ppedge.plug.plug import Plug
+    from ppedge.store.persona import Persona
 
 # Nothing leaves the machine. Official onnxruntime builds report to their maker since 1.29
 # (microsoft/onnxruntime#27379), and only this, set before their import, stops all of it.
@@ -44,17 +44,17 @@ __all__ = [
 
 _MODULES = {
     "answer": ("Answer",),
-    "beam": ("Beam",),
+    "attention.pooling": ("pool",),
     "blend": ("Blend",),
-    "conditioning": ("Conditioning",),
     "errors": ("HistoryError", "ModelError", "PlugError", "PpedgeError", "StoreError"),
-    "history": ("Note", "read_notes"),
-    "llm": ("LLM",),
-    "persona": ("Persona",),
+    "llm.beam_search": ("Beam",),
+    "llm.llm": ("LLM",),
+    "llm.sampling": ("Sampling",),
+    "notes.reader": ("Note", "read_notes"),
     "personalizer": ("Personalizer",),
-    "plug": ("Plug",),
-    "pooling": ("pool",),
-    "sampling": ("Sampling",),
+    "plug.conditioning": ("Conditioning",),
+    "plug.plug": ("Plug",),
+    "store.persona": ("Persona",),
 }
 _HOME = {name: f"ppedge.{module}" for module, names in _MODULES.items() for name in names}
 

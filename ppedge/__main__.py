@@ -13,7 +13,7 @@ def main() -> None:
         if number is not None and signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, _leave)
     try:
-        from ppedge.cli import main as command
+        from ppedge.cli.main import main as command
 
         command(prog_name="ppedge")
     except KeyboardInterrupt:

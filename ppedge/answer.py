@@ -6,16 +6,16 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import Protocol
 
-from ppedge._ggml import Cancel
-from ppedge.candidates import Candidate, Candidates
-from ppedge.conditioning import Conditioning
-from ppedge.generation import Finish
+from ppedge.llm.binding.ggml import Cancel
+from ppedge.llm.candidates import Candidate, Candidates
+from ppedge.llm.generation import Finish
+from ppedge.plug.conditioning import Conditioning
 
 Choose = Callable[[Sequence[Candidate]], int]
 
 
 class Writing(Protocol):
-    """What writes an answer: a `ppedge.generation.Generation`, or a `BestOf`."""
+    """What writes an answer: a `ppedge.llm.generation.Generation`, or a `BestOf`."""
 
     text: str
     prompt_tokens: int

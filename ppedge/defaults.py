@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from ppedge.errors import ModelError, PlugError, StoreError
 
 if TYPE_CHECKING:
-    from ppedge.no_plug import NoPlug
-    from ppedge.plug import Plug
+    from ppedge.plug.no_plug import NoPlug
+    from ppedge.plug.plug import Plug
 
 DEFAULT_PLUG = Path(__file__).parent / "plugs" / "smollm2-135m"
 # Of this very Python: a bare `pip` may be another environment's.
@@ -55,8 +55,8 @@ def open_plug(path: str | Path | None = None, n_threads: int | None = None) -> P
         PlugError: it is missing, damaged or unsafe.
     """
     # Late: naming a plug needs neither onnxruntime nor a tokenizer.
-    from ppedge.no_plug import NONE, NoPlug
-    from ppedge.plug import Plug
+    from ppedge.plug.no_plug import NONE, NoPlug
+    from ppedge.plug.plug import Plug
 
     found = find_plug(path)
     return NoPlug() if str(found) == NONE else Plug(found, n_threads=n_threads)

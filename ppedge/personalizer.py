@@ -15,27 +15,27 @@ from numpy.typing import NDArray
 
 from ppedge.answer import Answer, BestOf, Writing
 from ppedge.blend import Blend
-from ppedge.candidates import Candidate, ensure_count
-from ppedge.chat_template import PLAIN_STOP, ChatTemplate
-from ppedge.choice import Relevance, choose, word_overlap
-from ppedge.closing import Closing
-from ppedge.conditioning import Conditioning, condition
+from ppedge.closable import Closable
 from ppedge.defaults import find_model, is_plug_named, open_plug
 from ppedge.errors import ModelError, PlugError
-from ppedge.guidance import ensure_strength
-from ppedge.kept import Notify, Prefix, Prefixes
-from ppedge.literal import LiteralMemory, Wording
-from ppedge.llm import LLM
-from ppedge.manner import DEFAULT_LITERAL, SAMPLED_NOTES, Manner, Voices
-from ppedge.mixing import Mix, chained
-from ppedge.no_plug import NoPlug
-from ppedge.persona import Persona
-from ppedge.plug import Plug
-from ppedge.prompt import Segment, Soft
-from ppedge.sampling import Sampling
-from ppedge.store_open import is_made
+from ppedge.llm.candidates import Candidate, ensure_count
+from ppedge.llm.chat_template import PLAIN_STOP, ChatTemplate
+from ppedge.llm.guidance import ensure_strength
+from ppedge.llm.llm import LLM
+from ppedge.llm.logits_processor import LogitsProcessor, chain
+from ppedge.llm.ngram_cache import LiteralMemory, Wording
+from ppedge.llm.sampling import Sampling
+from ppedge.llm.segments import Segment, Soft
+from ppedge.plug.conditioning import Conditioning, condition
+from ppedge.plug.no_plug import NoPlug
+from ppedge.plug.plug import Plug
+from ppedge.store.opening import is_made
+from ppedge.store.persona import Persona
+from ppedge.style.manner import DEFAULT_LITERAL, SAMPLED_NOTES, Manner, Voices
+from ppedge.style.reranking import Relevance, choose, word_overlap
 from ppedge.style.topic import Topic
 from ppedge.turns.form import ChatForm, PlugForm, TemplateForm
+from ppedge.turns.prefixes import Notify, Prefix, Prefixes
 
 _LEAST_ROOM: Final = 64
 """Positions that turns leave for an answer, or else they are left out."""
@@ -68,7 +68,7 @@ def does_fit(plug: Plug, llm: LLM) -> bool:
     return True
 
 
-class Personalizer(Closing):
+class Personalizer(Closable):
     """A frozen language model, and a plug that fits it or none.
 
     Attributes:
@@ -231,10 +231,10 @@ class Personalizer(Closing):
             sampling: how tokens are chosen.
             heaviest: how many of the heaviest notes to name.
             strength: how much of the persona: 0 none, 1 as it is, up to 5 pushed further
-                (``ppedge.guidance``); any but 1 takes about twice the time per token.
+                (``ppedge.llm.guidance``); any but 1 takes about twice the time per token.
             blend: which parts of the persona bear on the answer; None: as measured best.
             best_of: answers to write side by side, of which the best is given
-                (``ppedge.choice``); above 1 the answer comes in one piece.
+                (``ppedge.style.reranking``); above 1 the answer comes in one piece.
 
         Raises:
             ModelError: the prompt does not fit the context, raised here or while iterating; or
@@ -253,16 +253,18 @@ class Personalizer(Closing):
         soft = _soft(heard(), blend) if blend.soft else None
         prefix = self._prefix(persona, manner, blend, prompt, soft)
         segments = self._conversation(prefix, prompt, soft)
-        mix = self._mix(prompt, heard().memory if blend.literal else None, manner, blend)
+        processor = self._processors(
+            prompt, heard().memory if blend.literal else None, manner, blend
+        )
         if strength != 1:
-            mix = self.llm.guide(self.segments(prompt, None), strength, mix)
+            processor = self.llm.guide(self.segments(prompt, None), strength, processor)
         turns = prefix.turns if prefix else []
         prepare = partial(self._prefixes.hold, persona, prefix) if prefix else None
         writing: Writing
         if best_of == 1 or manner is None:
-            writing = self.llm.generate(segments, sampling, mix=mix)
+            writing = self.llm.generate(segments, sampling, processor=processor)
         else:
-            written = self.llm.candidates(segments, sampling, count=best_of, mix=mix)
+            written = self.llm.candidates(segments, sampling, count=best_of, processor=processor)
             writing = BestOf(written, partial(self._choose, prompt, manner))
         return Answer(writing, lambda: replace(heard(), turns=len(turns)), prepare)
 
@@ -288,7 +290,7 @@ class Personalizer(Closing):
         """The persona's turns; None where there are none, or they would leave no room."""
         if manner is None or not blend.turns:
             return None
-        prefix = self._prefixes.make(persona, manner, blend.turns)
+        prefix = self._prefixes.make(persona, manner.notes, manner.version, blend.turns)
         needed = len(self.llm.tokens(self._conversation(prefix, prompt, soft)))
         return prefix if prefix.turns and needed + _LEAST_ROOM <= self.llm.n_ctx else None
 
@@ -296,20 +298,20 @@ class Personalizer(Closing):
         before = prefix.segments if prefix else []
         return [*before, *self._form.prompt(prompt, soft, after_turns=bool(before))]
 
-    def _mix(
+    def _processors(
         self, prompt: str, memory: LiteralMemory | None, manner: Manner | None, blend: Blend
-    ) -> Mix | None:
+    ) -> LogitsProcessor | None:
         """All that has a say in each token, in order."""
-        mixes: list[Mix] = []
+        processors: list[LogitsProcessor] = []
         if blend.topic:
-            mixes.append(Topic(self.llm, prompt, blend.topic).process)
+            processors.append(Topic(self.llm, prompt, blend.topic).process)
         if memory:
-            mixes.append(memory.mix)
+            processors.append(memory.process)
         if manner and blend.style:
-            mixes.append(manner.style.process)
+            processors.append(manner.style.process)
         if manner and blend.rules:
-            mixes.append(manner.rules.process)
-        return chained(mixes)
+            processors.append(manner.rules.process)
+        return chain(processors)
 
     def _choose(self, prompt: str, manner: Manner, candidates: Sequence[Candidate]) -> int:
         return choose(candidates, manner.style, manner.copying, self._relevance(prompt))

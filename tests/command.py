@@ -17,7 +17,7 @@ SECONDS = 120
 # Makes the command note down each note that it encodes.
 COUNTER = """
 import os
-from ppedge.encoder import TextEncoder
+from ppedge.plug.encoder import TextEncoder
 encode = TextEncoder.note
 def counted(self, note):
     with open(os.environ["ENCODED"], "a", encoding="utf-8") as log:

@@ -9,15 +9,15 @@ import pytest
 
 from ppedge.blend import PARTS, Blend
 from ppedge.errors import ModelError, PlugError, StoreError
-from ppedge.history import Note
-from ppedge.llm import LLM
-from ppedge.no_plug import NoPlug
-from ppedge.persona import Persona
+from ppedge.llm.llm import LLM
+from ppedge.llm.sampling import Sampling
+from ppedge.notes.reader import Note
 from ppedge.personalizer import Personalizer
-from ppedge.plug import Plug
-from ppedge.sampling import Sampling
+from ppedge.plug.no_plug import NoPlug
+from ppedge.plug.plug import Plug
+from ppedge.store.persona import Persona
 from tests import tiny_gguf, tiny_plug
-from tests.test_turns import CHATML
+from tests.turns.test_turns import CHATML
 
 PROMPT = "write about rain"
 WARM = Sampling(temperature=0.8, max_tokens=12, seed=5)
@@ -195,12 +195,12 @@ def test_another_model_another_context_and_other_turns_have_states_of_their_own(
 def test_a_muted_note_is_no_turn(personalizer: Personalizer, persona: Persona) -> None:
     manner = personalizer._manner(persona, Blend())
     assert manner is not None
-    prefix = personalizer._prefixes.make(persona, manner, 8)
+    prefix = personalizer._prefixes.make(persona, manner.notes, manner.version, 8)
     assert NOTES[3].output in {turn.answer for turn in prefix.turns}
     persona.mute("n3")
     manner = personalizer._manner(persona, Blend())
     assert manner is not None
-    prefix = personalizer._prefixes.make(persona, manner, 8)
+    prefix = personalizer._prefixes.make(persona, manner.notes, manner.version, 8)
     assert NOTES[3].output not in {turn.answer for turn in prefix.turns}
 
 
@@ -242,7 +242,7 @@ def test_control_tokens_in_notes_stay_plain_text_within_turns(
         persona.add([evil], personalizer.plug.encode_notes)
         manner = personalizer._manner(persona, Blend())
         assert manner is not None
-        prefix = personalizer._prefixes.make(persona, manner, 1)
+        prefix = personalizer._prefixes.make(persona, manner.notes, manner.version, 1)
         tokens = personalizer.llm.tokens(prefix.segments)
         assert tiny_gguf.EOS not in tokens
         assert tokens.count(tiny_gguf.BOS) <= 1

@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 
 from ppedge.blend import Blend
-from ppedge.conditioning import Conditioning
 from ppedge.errors import ModelError, PlugError, StoreError
-from ppedge.history import Note
-from ppedge.llm import LLM
-from ppedge.persona import Persona
+from ppedge.llm.llm import LLM
+from ppedge.llm.sampling import Sampling
+from ppedge.llm.segments import Text
+from ppedge.notes.reader import Note
 from ppedge.personalizer import Personalizer
-from ppedge.prompt import Part, Text
-from ppedge.sampling import Sampling
+from ppedge.plug.conditioning import Conditioning
+from ppedge.plug.template import Part
+from ppedge.store.persona import Persona
 from tests import tiny_gguf, tiny_plug
 from tests.tiny_plug import N_SOFT, PROJECTOR, SCALE
 

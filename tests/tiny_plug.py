@@ -18,9 +18,9 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
-from ppedge.fingerprint import Fingerprint, fingerprint
-from ppedge.golden import pack_golden
-from ppedge.manifest import (
+from ppedge.llm.fingerprint import Fingerprint, fingerprint
+from ppedge.plug.golden import pack_golden
+from ppedge.plug.manifest import (
     MANIFEST_NAME,
     EncoderSpec,
     FileEntry,
@@ -29,8 +29,8 @@ from ppedge.manifest import (
     ProjectorSpec,
     manifest_json,
 )
-from ppedge.plug import Plug
-from ppedge.prompt import Part
+from ppedge.plug.plug import Plug
+from ppedge.plug.template import Part
 
 D_KEY, D_VALUE, N_SOFT = 8, 12, 3
 MAX_TOKENS = 64

@@ -1,4 +1,4 @@
 """How a person writes, whatever about: shapes of words, marks and ends, and rules drawn from them.
 
-Knows notes and the texts of tokens; nothing of plugs, of attention, or of the disk.
+All of it acts on logits or chooses between answers. What may not enter: training, and the store.
 """

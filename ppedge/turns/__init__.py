@@ -1,4 +1,4 @@
-"""Some of a person's notes as earlier turns of the conversation, so that a model goes on likewise.
+"""Some of a person's notes as earlier turns of the chat, read by the model once and kept.
 
-Knows notes, chat templates and tokens; nothing of plugs, of sampling, or of the disk.
+Which notes, what each answers, and where the state is kept. What may not enter: sampling.
 """

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 from typing import Final
 
-from ppedge.history import Note
+from ppedge.notes.reader import Note
 
 _WORD: Final = re.compile(r"[^\W\d_]{4,}")
 _NAMED: Final = 2  # words that a prompt names

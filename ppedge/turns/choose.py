@@ -12,7 +12,7 @@ from typing import Final
 
 import numpy as np
 
-from ppedge.history import Note
+from ppedge.notes.reader import Note
 
 _GRAM: Final = 3  # characters
 _MAX_CHARS: Final = 400  # of a note that are looked at

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from ppedge.chat_template import ChatTemplate
 from ppedge.errors import ModelError
-from ppedge.prompt import Part, Segment, Soft, Text, render
+from ppedge.llm.chat_template import ChatTemplate
+from ppedge.llm.segments import Segment, Soft, Text
+from ppedge.plug.template import Part, render
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from ppedge.errors import ModelError
-from ppedge.history import Note
-from ppedge.llm import LLM
+from ppedge.llm.llm import LLM
+from ppedge.notes.reader import Note
 from ppedge.turns.ask import ask_for, common_words
 from ppedge.turns.choose import choose_notes
 from ppedge.turns.form import ChatForm, Turn

@@ -15,10 +15,10 @@ import time
 from pathlib import Path
 
 from ppedge.blend import Blend
-from ppedge.history import read_notes
-from ppedge.persona import Persona
+from ppedge.llm.sampling import Sampling
+from ppedge.notes.reader import read_notes
 from ppedge.personalizer import Personalizer
-from ppedge.sampling import Sampling
+from ppedge.store.persona import Persona
 
 HISTORY = Path(__file__).parents[2] / "examples" / "notes.jsonl"
 PROMPTS = (

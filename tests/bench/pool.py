@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ppedge.pooling import backend
+from ppedge.attention.pooling import backend
 from tests.bench.pool_plot import plot
 from tests.bench.pool_subjects import (
     Call,

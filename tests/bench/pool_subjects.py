@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ppedge.pooling import pool
+from ppedge.attention.pooling import pool
 
 Call = Callable[[], object]
 D_K = 384

@@ -25,8 +25,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ppedge.history import Note, note_line, read_notes
-from ppedge.persona import Persona, Space
+from ppedge.notes.reader import Note, note_line, read_notes
+from ppedge.store.persona import Persona, Space
 
 D_KEY, D_VALUE = 384, 512
 SCALE = D_KEY**-0.5

@@ -9,11 +9,11 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel
 
-from export.frozen import FrozenLLM
-from export.minilm import TextEncoder, find_minilm
-from export.model import PersonaPlug, PlugConfig
-from export.plain import LEAST
-from export.template import TEMPLATE
+from export.data.template import TEMPLATE
+from export.models.base_llm import FrozenLLM
+from export.models.plug import PersonaPlug, PlugConfig
+from export.models.text_encoder import TextEncoder, find_minilm
+from export.synthetic.corpus import LEAST
 from ppedge.defaults import find_model
 from tests import tiny_gguf as tiny_models
 

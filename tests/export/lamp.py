@@ -14,7 +14,7 @@ import json
 from pathlib import Path
 from typing import Literal
 
-from export.tasks import MOVIE_TAGS
+from export.data.tasks import MOVIE_TAGS
 
 # shared: user_id, NAME_style, .json.gz. user: neither (the official user-based split).
 # time: user_id, and a date in every profile record (the official time-based split).

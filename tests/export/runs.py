@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from export.records import Record, Run
+from export.evaluation.records import Record, Run
 
 WORDS = ("fix", "the", "leak", "in", "parser", "add", "tests", "for", "empty", "files", "drop")
 # How often a method takes the gold's word, and its nats a token.

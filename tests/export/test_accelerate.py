@@ -85,7 +85,7 @@ def test_the_share_of_each_process_is_its_own(tmp_path):
         """
 import torch
 from torch import nn
-from export.world import World
+from export.training.distributed import World
 world = World()
 parameters = [nn.Parameter(torch.zeros(2)) for _ in range(4)]
 parameters[3].requires_grad_(False)
@@ -106,6 +106,8 @@ world.close()
 
 
 def test_a_launch_on_cpus_that_starts_one_process_says_so(tmp_path):
-    (tmp_path / "alone.py").write_text("from export.world import World\nprint(World().note)")
+    (tmp_path / "alone.py").write_text(
+        "from export.training.distributed import World\nprint(World().note)"
+    )
     done = launch("--cpu", tmp_path / "alone.py")
     assert "this is one process" in done.stdout

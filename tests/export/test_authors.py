@@ -3,7 +3,8 @@ import json
 
 import pytest
 
-from export.authors import authors, bullets, main, names_somebody, read_authors
+from export.authors import authors, bullets, main, names_somebody
+from export.data.authors import read_authors
 
 ENTRY = """\
 tool (1.{n}-1) unstable; urgency=medium

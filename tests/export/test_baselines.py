@@ -4,11 +4,17 @@ import sys
 
 import pytest
 
-from export.baselines import Dense, _bm25_index, prompt_with_notes, rank_bm25, rank_recency
-from export.data import Question
+from export.baselines.retrieval import (
+    Dense,
+    _bm25_index,
+    prompt_with_notes,
+    rank_bm25,
+    rank_recency,
+)
+from export.data.lamp import Question
 from ppedge.defaults import find_model
-from ppedge.history import Note
-from ppedge.llm import LLM
+from ppedge.llm.llm import LLM
+from ppedge.notes.reader import Note
 
 INPUTS = {
     1: 'For an author who has written the paper with the title "On Trees", which reference is '
@@ -120,8 +126,8 @@ def test_no_history_gives_no_notes_and_few_notes_are_all_of_them(dense, k):
 def test_ranks_do_not_depend_on_the_run():
     """Sets of strings are ordered by a seed that changes from process to process."""
     code = (
-        "from export.baselines import rank_bm25\n"
-        "from export.data import Question\nfrom ppedge.history import Note\n"
+        "from export.baselines.retrieval import rank_bm25\n"
+        "from export.data.lamp import Question\nfrom ppedge.notes.reader import Note\n"
         "words = 'ash birch cedar date elm fir gum hazel iris'.split()\n"
         "notes = tuple(Note(' '.join(words[i:] + words[:i][::2]), id=str(i)) for i in range(9))\n"
         "asked = Question('q', 'u', 4, 'Generate a headline for the following article: '\n"
@@ -142,7 +148,7 @@ def test_ranks_do_not_depend_on_the_run():
 
 
 def test_only_dense_retrieval_loads_torch():
-    code = "import sys, export.baselines; print('torch' in sys.modules)"
+    code = "import sys, export.baselines.retrieval; print('torch' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout == "False\n"
 

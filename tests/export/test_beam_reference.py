@@ -7,8 +7,8 @@ import torch
 from transformers import AutoModelForCausalLM, GgufConfig
 
 from ppedge.defaults import find_model
-from ppedge.llm import LLM
-from ppedge.prompt import Text
+from ppedge.llm.llm import LLM
+from ppedge.llm.segments import Text
 from tests import tiny_gguf
 
 LETTERS = "abcdefgh"
@@ -89,5 +89,5 @@ def test_the_default_model_finds_texts_as_likely():
             ids, _ = beams_in_torch(model, llm, llm.tokens(segments), width=4, max_tokens=8)
             prompt = llm._prompt(segments)
             with llm._model.lock:
-                (theirs,) = llm._context.logprobs(prompt, [ids])
+                (theirs,) = llm._cache.logprobs(prompt, [ids])
             assert found.logprob / found.tokens >= theirs / len(ids) - 0.02

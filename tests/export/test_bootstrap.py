@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from export.bootstrap import difference, estimate
-from export.metrics import metrics_of
+from export.evaluation.bootstrap import difference, estimate
+from export.evaluation.metrics import metrics_of
 
 MEAN = metrics_of(1)[0].value  # sums [..., (total, count)] to their ratio
 
@@ -116,7 +116,7 @@ def test_the_seed_alone_decides_and_the_order_of_the_questions_does_not():
 def test_draws_do_not_hang_on_how_many_are_in_memory_at_a_time(monkeypatch):
     values, names = people(np.random.default_rng(7), 30)
     whole = estimate(rows(values), names, MEAN, 0)
-    monkeypatch.setattr("export.bootstrap._CHUNK", 1000)
+    monkeypatch.setattr("export.evaluation.bootstrap._CHUNK", 1000)
     parts = estimate(rows(values), names, MEAN, 0)
     assert (parts.low, parts.high) == pytest.approx((whole.low, whole.high), abs=1e-12)
 

@@ -5,8 +5,9 @@ import os
 
 import pytest
 
-from export import compare, report
-from export.commands import (
+from export import report
+from export.experiments import compare
+from export.tools.commands import (
     check_output,
     check_seed,
     later_seed,
@@ -15,7 +16,7 @@ from export.commands import (
     replacing,
 )
 from ppedge.errors import ModelError
-from ppedge.sampling import MAX_SEED
+from ppedge.llm.sampling import MAX_SEED
 
 
 @pytest.mark.parametrize(

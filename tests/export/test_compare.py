@@ -3,8 +3,8 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from export.compare import compare, main, remarks
-from export.records import Run
+from export.evaluation.records import Run
+from export.experiments.compare import compare, main, remarks
 from tests.export.runs import make_run
 
 
@@ -129,6 +129,6 @@ def test_the_command_refuses_in_one_line(tmp_path, capsys):
     for name in ("b.json", "missing.json"):
         with pytest.raises(SystemExit) as caught:
             main([str(tmp_path / "a.json"), str(tmp_path / name)])
-        assert str(caught.value).startswith("export.compare: ")
+        assert str(caught.value).startswith("export.experiments.compare: ")
         assert "\n" not in str(caught.value)
     assert capsys.readouterr().out == ""

@@ -5,12 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 
-from export.crowd import crowd, main
-from export.data import read_questions
-from export.instruction import read_instruction
-from export.persona_methods import NoteVectors, attend, project
-from ppedge.plug import Plug
-from ppedge.prompt import Soft
+from export.data.lamp import read_questions
+from export.evaluation.instruction import read_instruction
+from export.evaluation.persona_methods import NoteVectors, attend, project
+from export.population import crowd, main
+from ppedge.llm.segments import Soft
+from ppedge.plug.plug import Plug
 from tests import tiny_gguf, tiny_plug
 from tests.export import lamp
 

@@ -7,7 +7,7 @@ from hashlib import sha512
 
 import pytest
 
-from export.data import (
+from export.data.lamp import (
     WINDOW,
     DataError,
     Question,
@@ -20,7 +20,7 @@ from export.data import (
     with_swaps,
     write_predictions,
 )
-from ppedge.history import Note
+from ppedge.notes.reader import Note
 from tests.export import lamp
 
 FORMS = ("shared", "user", "time")

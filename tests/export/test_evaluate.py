@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from export.asking import open_setup
-from export.data import choose, with_swaps
+from export.data.lamp import choose, with_swaps
 from export.evaluate import main, parse
-from export.methods import Asked, Bench, parse_method
-from export.records import Journal, Record, Run
+from export.evaluation.methods import Asked, Bench, parse_method
+from export.evaluation.records import Journal, Record, Run
+from export.evaluation.runner import open_setup
 from ppedge.defaults import find_model, find_plug
-from ppedge.llm import Sampling
-from ppedge.plug import Plug
+from ppedge.llm.llm import Sampling
+from ppedge.plug.plug import Plug
 from tests import tiny_gguf, tiny_plug
 from tests.export import lamp
 from tests.tiny_plug import N_SOFT
@@ -231,7 +231,7 @@ def test_a_stopped_run_goes_on_to_the_run_that_a_straight_one_gives(
     straight, stopped = tmp_path / "straight.json", tmp_path / "stopped.json"
     main([*words, "--json", str(straight)])
     with monkeypatch.context() as patch:
-        patch.setattr("export.asking.Journal", Stopped)
+        patch.setattr("export.evaluation.runner.Journal", Stopped)
         with pytest.raises(SystemExit) as caught:
             main([*words, "--json", str(stopped)])
     assert caught.value.code == 130

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from export.data import Question, read_questions
-from export.examples import (
+from export.data.lamp import Question, read_questions
+from export.data.leave_one_out import (
     CONTINUE,
     FREE,
     OTHERWISE,
@@ -14,8 +14,8 @@ from export.examples import (
     request,
     writing_prompt,
 )
-from export.habits import in_words_of_task
-from ppedge.history import Note
+from export.synthetic.style_transfer import in_words_of_task
+from ppedge.notes.reader import Note
 from tests.export import lamp
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from export.free_measures import (
+from export.evaluation.free_measures import (
     Manners,
     Voices,
     copies,
@@ -16,11 +16,11 @@ from export.free_measures import (
     manner,
     nearest_among,
 )
-from export.free_methods import split, with_notes
-from export.free_people import DEV, read_folder, read_real
+from export.evaluation.free_methods import split, with_notes
+from export.evaluation.free_people import DEV, read_folder, read_real
+from export.evaluation.free_scores import summary, table
+from export.experiments.pairs import PROMPTS as PAIRED
 from export.free_prompts import PROMPTS, main, prompts_of
-from export.free_scores import summary, table
-from export.pairs import PROMPTS as PAIRED
 from ppedge import Note
 
 PEOPLE = {

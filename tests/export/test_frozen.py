@@ -2,11 +2,12 @@ import numpy as np
 import pytest
 import torch
 
-from export.frozen import alike
-from export.template import TEMPLATE
+from export.data.template import TEMPLATE
+from export.models.base_llm import alike
 from ppedge.defaults import find_model
-from ppedge.llm import LLM
-from ppedge.prompt import Soft, render
+from ppedge.llm.llm import LLM
+from ppedge.llm.segments import Soft
+from ppedge.plug.template import render
 
 PROMPTS = (
     "Write a short note about the rain",

@@ -9,10 +9,11 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from export.frozen import FrozenLLM
-from export.template import TEMPLATE, place_soft, read_template
-from ppedge.llm import LLM
-from ppedge.prompt import Part, Soft, render
+from export.data.template import TEMPLATE, place_soft, read_template
+from export.models.base_llm import FrozenLLM
+from ppedge.llm.llm import LLM
+from ppedge.llm.segments import Soft
+from ppedge.plug.template import Part, render
 from tests import tiny_gguf as tiny_models
 
 BARE = (Part(slot="prompt"), Part("\n"))  # a base model's template

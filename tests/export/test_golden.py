@@ -1,4 +1,4 @@
-"""`python -m export.golden` gives a plug without a checkpoint its golden vectors."""
+"""`python -m export.package.golden` gives a plug without a checkpoint its golden vectors."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from export.golden import FILE, TEXTS, add_golden, main
+from export.package.golden import FILE, TEXTS, add_golden, main
 from ppedge.defaults import DEFAULT_PLUG
-from ppedge.manifest import MANIFEST_NAME, MAX_GOLDEN_CHARS, MAX_GOLDEN_TEXTS
-from ppedge.plug import Plug
+from ppedge.plug.manifest import MANIFEST_NAME, MAX_GOLDEN_CHARS, MAX_GOLDEN_TEXTS
+from ppedge.plug.plug import Plug
 from tests import tiny_gguf, tiny_plug
 
 

@@ -5,15 +5,15 @@ import re
 import numpy as np
 import pytest
 
-from export.data import Question
-from export.habits import MAX_NOTES, WORN, in_words_of_task, wear
-from export.labelled import draw_choice
-from export.noted import put_notes
-from export.plain import Plain
-from export.sampler import Batch, Sampler
-from export.voiced import TASK, Voiced
-from export.voices import WORDS, Voice
-from ppedge.history import Note
+from export.data.lamp import Question
+from export.synthetic.choices import draw_choice
+from export.synthetic.corpus import Plain
+from export.synthetic.dataset import TASK, Voiced
+from export.synthetic.personas import WORDS, Voice
+from export.synthetic.style_transfer import MAX_NOTES, WORN, in_words_of_task, wear
+from export.training.retrieval_prompts import put_notes
+from export.training.sampler import Batch, Sampler
+from ppedge.notes.reader import Note
 
 COMMIT = "Generate a subject for the following commit message: "
 TWEET = "Paraphrase the following text into tweet without any explanation before or after it: "

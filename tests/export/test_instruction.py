@@ -5,8 +5,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from export.instruction import digest, mean, read_instruction, write_instruction
-from ppedge.prompt import Soft
+from export.evaluation.instruction import digest, mean, read_instruction, write_instruction
+from ppedge.llm.segments import Soft
 
 RNG = np.random.default_rng(0)
 ROWS = RNG.normal(0, 1, (2, 8)).astype(np.float32)

@@ -7,14 +7,14 @@ import shutil
 import numpy as np
 import pytest
 
-from export.gates import START, Places, cautious, fit, held_out_nats, nats
-from export.literal import main, probe
-from export.methods import Asked, Bench, parse_method
-from ppedge.literal import Gate, LiteralMemory, LiteralSpec
-from ppedge.llm import LLM
-from ppedge.manifest import MANIFEST_NAME, manifest_json
+from export.evaluation.methods import Asked, Bench, parse_method
+from export.ngrams import main, probe
+from export.training.ngram_weights import START, Places, cautious, fit, held_out_nats, nats
+from ppedge.llm.llm import LLM
+from ppedge.llm.ngram_cache import Gate, LiteralMemory, LiteralSpec
 from ppedge.personalizer import Personalizer
-from ppedge.plug import Plug
+from ppedge.plug.manifest import MANIFEST_NAME, manifest_json
+from ppedge.plug.plug import Plug
 from tests import tiny_gguf, tiny_plug
 from tests.export import lamp
 from tests.export.test_methods import ANN, QUESTION
@@ -60,7 +60,7 @@ def test_nats_are_those_of_the_run_time_s_memory():
     model = logits - np.log(np.exp(logits.astype(np.float64)).sum())
     entropy = np.full(7, -(np.exp(model) * model).sum())
     for written in ([], texts[0][:3], texts[1][:1], [6, 6]):
-        mixed = memory.mix(logits, written)
+        mixed = memory.process(logits, written)
         counts = [*memory.counts(written)]
         rows = np.zeros((3, 7, 3))
         for order, each in enumerate(counts):
@@ -167,7 +167,9 @@ def test_what_a_probe_notes_gives_the_run_time_s_likelihood(files):
         llm.score(composed.segments, [QUESTION.output])
         rows = probe(llm, composed, QUESTION.output, 3)
         [alone] = llm.score(composed.segments, [QUESTION.output], end=True)
-        [mixed] = llm.score(composed.segments, [QUESTION.output], end=True, mix=composed.mix)
+        [mixed] = llm.score(
+            composed.segments, [QUESTION.output], end=True, processor=composed.processor
+        )
         assert len(rows) == alone.tokens
         assert rows[:, 0].sum() == pytest.approx(alone.logprob, rel=1e-6)
         columns = [rows[:, 0], rows[:, 1], *(rows[:, 2 + i :: 3] for i in range(3))]
@@ -250,7 +252,7 @@ def refused(arguments):
     with pytest.raises(SystemExit) as caught:
         main(arguments)
     message = str(caught.value)
-    assert message.startswith("export.literal: ")
+    assert message.startswith("export.ngrams: ")
     assert "\n" not in message
     return message
 

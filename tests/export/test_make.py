@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from export.records import Run
-from export.summary import series_of
-from ppedge.plug import Plug
+from export.evaluation.records import Run
+from export.evaluation.summary import series_of
+from ppedge.plug.plug import Plug
 from tests.export import lamp
 
 

@@ -6,8 +6,8 @@ import shutil
 
 import pytest
 
-from export import memorised
-from export.memorised import Sampled, main, runs_of, search
+from export.experiments import memorised
+from export.experiments.memorised import Sampled, main, runs_of, search
 from tests.export.conftest import commit
 
 TEXT = "The quick brown fox jumps over the lazy dog."

@@ -7,11 +7,11 @@ import re
 import numpy as np
 import pytest
 
-from export.answers import answer
-from export.baselines import rank_bm25
-from export.data import Question
-from export.instruction import check_instruction
-from export.methods import (
+from export.baselines.retrieval import rank_bm25
+from export.data.lamp import Question
+from export.evaluation.answers import answer
+from export.evaluation.instruction import check_instruction
+from export.evaluation.methods import (
     KNOWN,
     Asked,
     Bench,
@@ -19,15 +19,15 @@ from export.methods import (
     check_plug,
     parse_method,
 )
-from export.persona_methods import NoteVectors, Rows, attend, project, shuffled
+from export.evaluation.persona_methods import NoteVectors, Rows, attend, project, shuffled
 from ppedge.blend import PARTS, Blend
 from ppedge.defaults import find_model, find_plug
-from ppedge.history import Note
-from ppedge.llm import LLM
+from ppedge.llm.llm import LLM
+from ppedge.llm.sampling import Sampling
+from ppedge.llm.segments import Soft
+from ppedge.notes.reader import Note
 from ppedge.personalizer import Personalizer
-from ppedge.plug import Plug
-from ppedge.prompt import Soft
-from ppedge.sampling import Sampling
+from ppedge.plug.plug import Plug
 from tests import tiny_gguf, tiny_plug
 
 ANN = tuple(
@@ -249,7 +249,7 @@ def told(memory, llm):
     """What a memory makes of even logits at the beginning and after some words, as bytes."""
     logits = np.zeros(llm.n_vocab, np.float32)
     beginnings = ("", "core: ", "core: fix the p", "What a day", "rain")
-    return [memory.mix(logits, llm.tokenize(begun)).tobytes() for begun in beginnings]
+    return [memory.process(logits, llm.tokenize(begun)).tobytes() for begun in beginnings]
 
 
 @pytest.mark.parametrize("notes", [ANN, BOB, ANN + BOB[:1]], ids=["ann", "bob", "both"])
@@ -261,7 +261,7 @@ def test_a_memory_is_bit_for_bit_that_of_a_store(literal, tmp_path, notes):
         wanted = literal.condition(PROMPT, persona)
         assert told(found.memory, literal.llm) == told(wanted.memory, literal.llm)
         sampling = Sampling(temperature=0, max_tokens=20)
-        ours = literal.llm.generate(found.segments, sampling, mix=found.mix).read()
+        ours = literal.llm.generate(found.segments, sampling, processor=found.processor).read()
         plug = Blend().without(*PARTS).with_parts("soft", "control", "literal")
         assert ours == literal.stream(PROMPT, persona, sampling, blend=plug).read()
 
@@ -293,7 +293,7 @@ def test_literal_is_the_memory_alone_and_noliteral_the_soft_tokens_alone(literal
     bench = Bench(literal.llm, literal.plug)
     persona, alone = composed(bench, "persona"), composed(bench, "literal")
     assert alone.segments == composed(bench, "none").segments
-    assert (composed(bench, "none").memory, composed(bench, "none").mix) == (None, None)
+    assert (composed(bench, "none").memory, composed(bench, "none").process) == (None, None)
     without = composed(bench, "persona-noliteral")
     assert without.memory is None
     assert soft_of(bench, "persona-noliteral").tobytes() == soft_of(bench, "persona").tobytes()
@@ -328,13 +328,17 @@ def test_answers_and_likelihoods_are_the_memory_s_too(literal, task):
         method = parse_method(name)
         record, _ = answer(bench, method, asked, "both")
         given = bench.compose(method, asked)
-        [score] = literal.llm.score(given.segments, [gold], end=True, mix=given.mix)
+        [score] = literal.llm.score(given.segments, [gold], end=True, processor=given.processor)
         assert record.nats == pytest.approx(-score.logprob, rel=1e-4)
         found[name] = record
         if task == 6:
             sampling = Sampling(temperature=0, max_tokens=48)
-            ours = literal.llm.generate(given.segments, sampling, mix=given.mix).read().strip()
-            beam = literal.llm.beam_search(given.segments, max_tokens=48, mix=given.mix)
+            ours = (
+                literal.llm.generate(given.segments, sampling, processor=given.processor)
+                .read()
+                .strip()
+            )
+            beam = literal.llm.beam_search(given.segments, max_tokens=48, processor=given.processor)
             assert (record.prediction, record.beam) == (ours, beam.text.strip())
     # What the notes are full of is likelier by them.
     assert found["persona"].nats < found["persona-noliteral"].nats

@@ -7,8 +7,8 @@ import pytest
 from rouge_score.rouge_scorer import RougeScorer
 from sklearn.metrics import accuracy_score, f1_score, mean_absolute_error, root_mean_squared_error
 
-from export.metrics import NLL, metrics_of
-from export.tasks import MOVIE_TAGS, NEWS_CATEGORIES, task_of
+from export.data.tasks import MOVIE_TAGS, NEWS_CATEGORIES, task_of
+from export.evaluation.metrics import NLL, metrics_of
 
 
 def figures(task: int, predictions: list[str], golds: list[str]) -> dict[str, float]:

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from transformers import BertConfig, BertModel
 
-from export.features import Features
-from export.minilm import Int8Linear, TextEncoder, find_minilm, quantize_rows, rounded
+from export.models.features import Features
+from export.models.text_encoder import Int8Linear, TextEncoder, find_minilm, quantize_rows, rounded
 
 IDS = torch.tensor([[5, 17, 30, 2, 9]])
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from export.features import byte_rows
-from export.minilm import EncoderShape
-from export.model import PersonaPlug, PlugConfig
-from ppedge.pooling import pool
+from export.models.features import byte_rows
+from export.models.plug import PersonaPlug, PlugConfig
+from export.models.text_encoder import EncoderShape
+from ppedge.attention.pooling import pool
 
 
 def test_pooling_then_the_last_linear_equals_the_paper_s_projection_of_every_note(plug):

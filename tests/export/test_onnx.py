@@ -14,10 +14,9 @@ import onnx
 import pytest
 import torch
 
-from export.features import MAX_BYTES, Features, byte_rows
-from export.golden import FILE, TEXTS
-from export.minilm import TextEncoder, find_minilm
-from export.model import PersonaPlug, PlugConfig
+from export.models.features import MAX_BYTES, Features, byte_rows
+from export.models.plug import PersonaPlug, PlugConfig
+from export.models.text_encoder import TextEncoder, find_minilm
 from export.onnx import (
     ENCODER,
     PROJECTOR,
@@ -27,12 +26,14 @@ from export.onnx import (
     load_plug,
     main,
 )
+from export.package.golden import FILE, TEXTS
 from ppedge.defaults import find_model
 from ppedge.errors import PpedgeError
-from ppedge.history import Note
-from ppedge.persona import Persona
-from ppedge.plug import Plug
-from ppedge.prompt import Part, Soft, list_parts, note_text
+from ppedge.llm.segments import Soft
+from ppedge.notes.reader import Note
+from ppedge.plug.plug import Plug
+from ppedge.plug.template import Part, list_parts, note_text
+from ppedge.store.persona import Persona
 from tests import tiny_gguf
 from tests.export import tiny_bert
 
@@ -275,7 +276,7 @@ def test_golden_vectors_are_those_of_torch(
 def test_the_plug_fits_the_model_it_was_exported_for(
     world: World, exported: tuple[Plug, PersonaPlug]
 ) -> None:
-    from ppedge.llm import LLM
+    from ppedge.llm.llm import LLM
 
     with LLM(world.model, n_ctx=64) as llm:
         exported[0].check_model(llm.fingerprint, llm.path)

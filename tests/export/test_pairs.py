@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from export.pairs import PROMPTS, Pair, main, show
-from ppedge.history import Note
+from export.experiments.pairs import PROMPTS, Pair, main, show
+from ppedge.notes.reader import Note
 from tests import tiny_gguf, tiny_plug
 
 

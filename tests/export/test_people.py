@@ -3,9 +3,12 @@
 import numpy as np
 import pytest
 
-from export.authors import Author
-from export.data import read_questions
-from export.people import (
+from export.data.authors import Author
+from export.data.lamp import read_questions
+from export.synthetic.corpus import read_plain
+from export.synthetic.dataset import TASK, Voiced
+from export.training.sampler import Sampler
+from export.training.turn_sampler import (
     EACH,
     FREE_TEXT,
     TurnedSampler,
@@ -13,10 +16,7 @@ from export.people import (
     dev_writers,
     running_text,
 )
-from export.plain import read_plain
-from export.sampler import Sampler
-from export.voiced import TASK, Voiced
-from ppedge.history import Note
+from ppedge.notes.reader import Note
 from tests.export import lamp
 
 AUTHORS = [

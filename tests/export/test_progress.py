@@ -4,8 +4,8 @@ import io
 
 import pytest
 
-from export import progress
-from export.progress import Bar
+from export.tools import progress
+from export.tools.progress import Bar
 
 
 class Terminal(io.StringIO):

@@ -2,9 +2,9 @@
 
 import pytest
 
-from export.data import Question, open_questions, read_questions
-from export.recast import FORMS, WORDS, main, recast
-from ppedge.history import Note
+from export.data.lamp import Question, open_questions, read_questions
+from export.experiments.recast import FORMS, WORDS, main, recast
+from ppedge.notes.reader import Note
 from tests.export import lamp
 
 TWEET = "Thank you to every teacher in Ohio, you make us better #ThankATeacher https://t.co/1"

@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from export.records import Journal, Record, Run
+from export.evaluation.records import Journal, Record, Run
 from tests.export.runs import make_run
 
 RECORD = Record(
@@ -176,7 +176,7 @@ def test_a_killed_process_leaves_every_record_it_added(tmp_path):
     out = tmp_path / "out.json"
     code = (
         "import os, sys; from pathlib import Path; from dataclasses import replace\n"
-        "from export.records import Journal, Record\n"
+        "from export.evaluation.records import Journal, Record\n"
         f"journal = Journal(Path(sys.argv[1]), {SETTINGS!r})\n"
         f"record = {RECORD!r}\n"
         "for i in range(5): journal.add(replace(record, id=f'q{i}'))\n"

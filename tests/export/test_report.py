@@ -8,10 +8,10 @@ import html5lib
 import numpy as np
 import pytest
 
-from export.records import Run
+from export.evaluation.records import Run
+from export.evaluation.report_plots import MARKERS, Axis, axis_over, bins_of, duel, plain
+from export.evaluation.summary import series_of, summarise, table
 from export.report import main, report
-from export.report_plots import MARKERS, Axis, axis_over, bins_of, duel, plain
-from export.summary import series_of, summarise, table
 from tests.export.runs import make_run
 
 # What a page could fetch something by, or run.

@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 import torch
 
-from export.contrast import contrast, draw_rivals
-from export.data import Question, read_questions
-from export.features import Features
-from export.minilm import find_minilm
-from export.model import PersonaPlug, PlugConfig
-from export.noted import BUDGET
-from export.people import FREE_TEXT
-from export.plain import LEAST, Plain
-from export.sampler import GENERAL, MAX_NOTES, SHARES, Batch, Sampler, keep_some
-from export.trainer import MAX_PROMPT, Contrast, Trainer
-from export.voiced import TASK, Voiced
-from ppedge.history import Note
+from export.data.lamp import Question, read_questions
+from export.models.features import Features
+from export.models.plug import PersonaPlug, PlugConfig
+from export.models.text_encoder import find_minilm
+from export.synthetic.corpus import LEAST, Plain
+from export.synthetic.dataset import TASK, Voiced
+from export.training.contrast import contrast, draw_rivals
+from export.training.retrieval_prompts import BUDGET
+from export.training.sampler import GENERAL, MAX_NOTES, SHARES, Batch, Sampler, keep_some
+from export.training.trainer import MAX_PROMPT, Contrast, Trainer
+from export.training.turn_sampler import FREE_TEXT
+from ppedge.notes.reader import Note
 
 
 @pytest.fixture(scope="module")

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from export.features import byte_rows
-from export.minilm import TextEncoder, find_minilm
-from export.model import PersonaPlug, PlugConfig
+from export.models.features import byte_rows
+from export.models.plug import PersonaPlug, PlugConfig
+from export.models.text_encoder import TextEncoder, find_minilm
 from export.onnx import Graphs, export
-from export.start import read_weights
+from export.training.warm_start import read_weights
 from ppedge.defaults import find_model, find_plug
-from ppedge.plug import Plug
+from ppedge.plug.plug import Plug
 
 FOLDER = find_plug(None)
 

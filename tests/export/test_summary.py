@@ -3,9 +3,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from export.bootstrap import difference, estimate
-from export.records import Record, Run
-from export.summary import NOTHING, common, gap, notes, series_of, show, summarise, table
+from export.evaluation.bootstrap import difference, estimate
+from export.evaluation.records import Record, Run
+from export.evaluation.summary import NOTHING, common, gap, notes, series_of, show, summarise, table
 from tests.export.runs import make_run
 
 

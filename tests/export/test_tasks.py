@@ -1,6 +1,6 @@
 import pytest
 
-from export.tasks import MOVIE_TAGS, NEWS_CATEGORIES, task_of
+from export.data.tasks import MOVIE_TAGS, NEWS_CATEGORIES, task_of
 from tests.export import lamp
 
 KINDS = {1: "labels", 2: "labels", 3: "rating", 4: "text", 5: "text", 6: "text", 7: "text"}

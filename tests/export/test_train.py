@@ -4,17 +4,17 @@ import numpy as np
 import pytest
 import torch
 
-from export.data import read_questions
-from export.features import Features
-from export.minilm import find_minilm
-from export.model import PersonaPlug, PlugConfig
-from export.sampler import Sampler
-from export.template import TEMPLATE
+from export.data.lamp import read_questions
+from export.data.template import TEMPLATE
+from export.models.features import Features
+from export.models.plug import PersonaPlug, PlugConfig
+from export.models.text_encoder import find_minilm
 from export.train import learning_rate, parameter_groups, parse, train
-from export.trainer import Trainer
-from ppedge import _session
+from export.training.sampler import Sampler
+from export.training.trainer import Trainer
 from ppedge.defaults import find_plug
-from ppedge.prompt import list_parts
+from ppedge.llm.binding import context
+from ppedge.plug.template import list_parts
 from tests import tiny_gguf as tiny_models
 
 
@@ -132,7 +132,7 @@ def test_a_control_vector_is_trained_and_begins_as_nothing(run):
 
 
 def test_a_gguf_that_llama_cpp_would_not_steer_is_refused_before_training(run, monkeypatch):
-    monkeypatch.setattr(_session.C, "llama_set_adapter_cvec", lambda *_: 0)
+    monkeypatch.setattr(context.C, "llama_set_adapter_cvec", lambda *_: 0)
     with pytest.raises(SystemExit, match="does not steer models of architecture 'llama'"):
         run("a", "--control", 4)
     run("b")

@@ -6,12 +6,12 @@ import sys
 import pytest
 import torch
 
-from export import words
-from export.features import Features
-from export.frozen import FrozenLLM
-from export.template import TEMPLATE
+from export.data.template import TEMPLATE
+from export.models import tokenizer
+from export.models.base_llm import FrozenLLM
+from export.models.features import Features
 from export.train import parse, train
-from ppedge.prompt import list_parts
+from ppedge.plug.template import list_parts
 from tests.export.test_people import AUTHORS
 
 SETTINGS = "--tasks 6 --steps 4 --batch 8 --eval-every 2 --eval-limit 2 --turns 3 --lr 0.01"
@@ -88,7 +88,7 @@ def test_a_gpu_that_is_not_there_is_refused_in_one_line(run):
 
 def test_without_llama_cpp_a_gguf_is_read_by_transformers_alone(tiny_gguf, monkeypatch, capsys):
     monkeypatch.delitem(sys.modules, "llama_cpp", raising=False)
-    monkeypatch.setattr(words.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(tokenizer.importlib.util, "find_spec", lambda name: None)
     llm = FrozenLLM(tiny_gguf, TEMPLATE, torch.float32)
     assert "no llama-cpp-python here" in capsys.readouterr().err
     before, after = llm.around_soft("Hi")

@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from export import lora
-from export.data import Question
-from export.lora import UserLora
-from export.tuning import (
+from export.baselines import lora
+from export.baselines.lora import UserLora
+from export.baselines.soft_tuning import (
     CHECK,
     FEW_STEPS,
     MAX_HELD_OUT,
@@ -20,8 +19,9 @@ from export.tuning import (
     history_pairs,
     split,
 )
-from ppedge.history import Note
-from ppedge.prompt import Soft
+from export.data.lamp import Question
+from ppedge.llm.segments import Soft
+from ppedge.notes.reader import Note
 
 ASKED = "Generate a subject for the following commit message: "
 CHANGES = ("fix leak", "drop dead code", "add a test", "read header")

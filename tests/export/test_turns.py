@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from export.turns import Prefixes, prefix_tokens
-from ppedge.history import Note
+from export.training.turns import Prefixes, prefix_tokens
+from ppedge.notes.reader import Note
 
 ANN = (Note("tomatoes and rain, again!"), Note("fix: the parser", "Name this commit"))
 BOB = (Note("Dear all, the meeting is on Monday.\nBest, Bob"),)

@@ -7,13 +7,14 @@ import sys
 import numpy as np
 import pytest
 
-from export import voiced
-from export.data import open_questions, swap_histories
-from export.json_files import DataError
-from export.plain import MOST, Plain, clean, prompts, read_plain
-from export.sampler import Sampler
-from export.voiced import TASK, Voiced, dev_questions
-from export.voices import Voice, draw_voice, sentences
+from export.data.lamp import open_questions, swap_histories
+from export.plain import clean
+from export.synthetic import dataset
+from export.synthetic.corpus import MOST, Plain, prompts, read_plain
+from export.synthetic.dataset import TASK, Voiced, dev_questions
+from export.synthetic.personas import Voice, draw_voice, sentences
+from export.tools.json_files import DataError
+from export.training.sampler import Sampler
 
 PLAIN = "I love the rain, and it is good for the garden. It's quiet. Do you like it?"
 
@@ -190,7 +191,7 @@ def test_the_command_asks_the_model_and_writes_what_it_said(tmp_path):
 def test_dev_voices_are_written_as_questions_that_evaluation_reads(tmp_path, texts, capsys):
     path, out = tmp_path / "plain.json", tmp_path / "voices"
     path.write_text(json.dumps({"texts": [vars(text) for text in texts]}))
-    voiced.main(["--plain", str(path), "--out", str(out), "--count", "6"])
+    dataset.main(["--plain", str(path), "--out", str(out), "--count", "6"])
     assert "6 questions" in capsys.readouterr().out
     read = list(open_questions(out / "dev_questions.json", out / "dev_outputs.json"))
     drawn = dev_questions(texts, 6, seed=0)

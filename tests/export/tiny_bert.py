@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from export.minilm import TextEncoder
+from export.models.text_encoder import TextEncoder
 from tests import tiny_plug
 
 WIDTH = 32

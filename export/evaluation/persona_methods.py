@@ -1,0 +1,194 @@
+"""From a history to what it says, without a store; as the run time does it, and its ablations.
+
+A person's machine keeps the vectors of their notes in a store; here they are kept in memory, in
+the same float16, behind the same null row, pooled by the same kernel. Soft tokens and literal
+memory are bit for bit those of ``Personalizer.condition``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import zlib
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ppedge.attention.bias import with_plug
+from ppedge.attention.pooling import Pooled, pool
+from ppedge.llm.llm import LLM
+from ppedge.llm.ngram_cache import LiteralMemory, Wording
+from ppedge.llm.segments import Soft
+from ppedge.notes.reader import Note
+from ppedge.plug.plug import Plug
+from ppedge.plug.template import note_text
+
+TOP = 4  # notes that the paper's top-k ablation pools
+ABLATIONS = ("persona-noinstruction", "persona-mean", "persona-top4", "persona-noliteral")
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """A history as a store holds it, the null note in row 0.
+
+    Attributes:
+        keys: float16 [n + 1, d_key].
+        values: float16 [n + 1, d_value].
+    """
+
+    keys: NDArray[np.float16]
+    values: NDArray[np.float16]
+
+
+class NoteVectors:
+    """The vectors of notes by their text, encoded once and kept while there is room.
+
+    Args:
+        plug: what encodes them.
+        keep: how many key texts, and how many value texts, are kept; the longest unused go.
+    """
+
+    def __init__(self, plug: Plug, keep: int = 20_000) -> None:
+        self._plug = plug
+        self._keep = keep
+        self._keys: OrderedDict[bytes, NDArray[np.float16]] = OrderedDict()
+        self._values: OrderedDict[bytes, NDArray[np.float16]] = OrderedDict()
+
+    def rows(self, notes: Sequence[Note]) -> Rows:
+        """The rows of a history, in its order.
+
+        Raises:
+            PlugError: the plug's graph fails.
+        """
+        spec, space = self._plug.manifest.encoder, self._plug.space
+        key_names = [_name(note_text(note, spec.key_fields)) for note in notes]
+        value_names = [_name(note_text(note, spec.value_fields)) for note in notes]
+        # By text, not by note: a shuffled history's notes are new, its texts are not.
+        missing = {
+            (key_name, value_name): note
+            for key_name, value_name, note in zip(key_names, value_names, notes, strict=True)
+            if key_name not in self._keys or value_name not in self._values
+        }
+        encoded = self._plug.encode_notes(list(missing.values()))
+        for (key_name, value_name), (key, value) in zip(missing, encoded, strict=True):
+            self._keys[key_name] = key.astype(np.float16)
+            self._values[value_name] = value.astype(np.float16)
+        keys = [_used(self._keys, name) for name in key_names]
+        values = [_used(self._values, name) for name in value_names]
+        for kept in (self._keys, self._values):
+            while len(kept) > self._keep:
+                kept.popitem(last=False)
+        return Rows(np.stack([space.null_key, *keys]), np.stack([space.null_value, *values]))
+
+
+def _name(text: str) -> bytes:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def _used(kept: OrderedDict[bytes, NDArray[np.float16]], name: bytes) -> NDArray[np.float16]:
+    kept.move_to_end(name)
+    return kept[name]
+
+
+def attend(plug: Plug, prompt: str, rows: Rows, ablation: str = "") -> Pooled:
+    """Pool a history for a prompt.
+
+    Args:
+        plug: its scale, recency and null note apply as at run time.
+        prompt: what is asked.
+        rows: the history.
+        ablation: "" for the whole method, or one of `ABLATIONS`, on the same plug without training
+            it anew. Two change what is pooled: "persona-mean", every row weighs the same whatever
+            is asked (scores and recency are zero); "persona-top4", only the four notes that match
+            best are pooled, beside the null note where that competes.
+
+    Returns:
+        The value float32 [d_value], and the weights float32 [n + 1], the null note's first.
+
+    Raises:
+        PlugError: the plug's graphs fail.
+    """
+    manifest = plug.manifest
+    query = plug.encode_prompt(prompt)
+    mean = ablation == "persona-mean"
+    bias = with_plug(
+        None,
+        len(rows.keys) - 1,
+        recency=0.0 if mean else manifest.recency,
+        null_competes=manifest.null_note_competes,
+    )
+    scale = 0.0 if mean else manifest.attention_scale
+    if ablation == "persona-top4":
+        bias = _best_only(rows.keys @ query * np.float32(scale), bias)
+    return pool(query, rows.keys, rows.values, scale=scale, bias=bias, weights=True)
+
+
+def project(plug: Plug, pooled: Pooled, ablation: str = "") -> Soft:
+    """What a pooled history says.
+
+    Returns:
+        As ``Plug.project``; for "persona-noinstruction" without the first ``n_instruction`` soft
+        tokens, which are the same for everybody.
+
+    Raises:
+        PlugError: the plug's graph fails.
+    """
+    soft = plug.project(pooled.value)
+    first = plug.manifest.projector.n_instruction if ablation == "persona-noinstruction" else 0
+    return replace(soft, vectors=soft.vectors[first:])
+
+
+def memory(
+    llm: LLM, plug: Plug, notes: Sequence[Note], weights: NDArray[np.float32]
+) -> LiteralMemory | None:
+    """The literal memory of a history, tokenized anew: no store keeps token ids on disk.
+
+    Args:
+        llm: whose tokens.
+        plug: one that has a literal memory.
+        notes: the history.
+        weights: float32 [n + 1], from `attend`.
+
+    Returns:
+        None where no note can be heard.
+    """
+    spec = plug.manifest.literal
+    assert spec is not None  # `Bench.warm` sees to it.
+    # As `Persona.heaviest` does.
+    heaviest = np.argsort(-weights[1:], kind="stable")[: spec.max_notes]
+    return Wording(llm, spec).memory((notes[i], float(weights[1 + i])) for i in heaviest)
+
+
+def _best_only(
+    scores: NDArray[np.float32], bias: NDArray[np.float32] | None
+) -> NDArray[np.float32]:
+    """The bias with all notes masked but the ``TOP`` of highest score; of equals, later ones."""
+    bias = np.zeros(len(scores), np.float32) if bias is None else bias.copy()
+    best_last = 1 + np.argsort((scores + bias)[1:], kind="stable")
+    bias[best_last[:-TOP]] = -math.inf
+    return bias
+
+
+def shuffled(notes: Sequence[Note], user: str, seed: int) -> tuple[Note, ...]:
+    """The user's inputs with the outputs dealt anew: what they wrote, but not in answer to what.
+
+    No note keeps its own output (its place in the history, that is: two notes may say the same),
+    except where there is only one. Notes without inputs, such as tweets, just change their order.
+
+    Args:
+        notes: the history.
+        user: whose; the same user and history are always shuffled alike.
+        seed: of the shuffling.
+    """
+    rng = np.random.default_rng([seed, zlib.crc32(user.encode("utf-8", "surrogatepass"))])
+    # Sattolo's algorithm: a random permutation that is one cycle, so that nothing stays.
+    source = list(range(len(notes)))
+    for last in range(len(notes) - 1, 0, -1):
+        other = int(rng.integers(last))
+        source[last], source[other] = source[other], source[last]
+    return tuple(
+        replace(note, output=notes[i].output) for note, i in zip(notes, source, strict=True)
+    )

@@ -1,0 +1,55 @@
+"""The self-generated corpus: plain texts of the frozen LLM, and the prompts that it is asked.
+
+``python -m export.plain`` writes the file. No person's writing is in it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from export.synthetic.personas import WORDS
+from export.tools.json_files import DataError, read
+
+MOST = len(WORDS["forms"]) * len(WORDS["topics"])  # different prompts
+LEAST = 200  # texts: an eighth of them, for dev, is to fill a history
+
+
+@dataclass(frozen=True)
+class Plain:
+    """A prompt, what it is about, and the model's own answer."""
+
+    prompt: str
+    topic: str
+    text: str
+
+
+def prompts(count: int, seed: int) -> list[tuple[str, str]]:
+    """``count`` different prompts with their topics, at random.
+
+    Raises:
+        ValueError: there are not so many.
+    """
+    if not 1 <= count <= MOST:
+        raise ValueError(f"{count} prompts cannot be made, only 1 to {MOST}")
+    forms, topics = WORDS["forms"], WORDS["topics"]
+    chosen = np.random.default_rng([seed, 8]).permutation(MOST)[:count]
+    pairs = [(forms[i % len(forms)], topics[i // len(forms)]) for i in chosen.tolist()]
+    return [(form.format(topic), topic) for form, topic in pairs]
+
+
+def read_plain(path: Path) -> list[Plain]:
+    """Read what ``export.plain`` wrote.
+
+    Raises:
+        DataError: the file cannot be read, or is not such a one.
+    """
+    try:
+        texts = [Plain(**each) for each in read(path)["texts"]]
+    except (TypeError, KeyError) as error:
+        raise DataError(f"{path}: not a file of export.plain: {error!r}") from None
+    if len(texts) < LEAST:
+        raise DataError(f"{path}: {len(texts)} texts are too few for a history and what is asked")
+    return texts

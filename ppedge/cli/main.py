@@ -1,0 +1,108 @@
+"""The command `ppedge`: turns arguments into calls, and errors into one line and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import sys
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Any
+
+import click
+
+from ppedge.cli.notes import notes as notes_group
+from ppedge.cli.personalize import personalize
+from ppedge.defaults import find_plug
+from ppedge.errors import PpedgeError
+
+
+class Group(click.Group):
+    """Turns ppedge's errors into one line on stderr and exit code 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except PpedgeError as error:
+            raise click.ClickException(str(error)) from None
+        except OSError as error:
+            if error.errno == errno.EPIPE:
+                raise  # The reader has gone; click ends quietly.
+            where = f"{error.filename}: " if error.filename else ""
+            raise click.ClickException(f"{where}{error.strerror or error}") from None
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(version("ppedge"), prog_name="ppedge")
+def main() -> None:
+    """Make a small language model on this machine write like you, offline."""
+    for stream in (sys.stdout, sys.stderr):
+        # An emoji must not end an answer where the terminal's encoding has none.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+main.add_command(notes_group)
+main.add_command(personalize)
+
+
+@main.command()
+@click.option("--model", metavar="GGUF", help="Language model; or set PPEDGE_MODEL.")
+@click.option("--plug", metavar="PATH", help="Plug, a folder or .zip; or set PPEDGE_PLUG.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON list.")
+def doctor(model: str | None, plug: str | None, as_json: bool) -> None:
+    """Say what was found, what is missing, and the command that mends it."""
+    from ppedge.cli.doctor import diagnose
+
+    checks = diagnose(model, plug)
+    if as_json:
+        click.echo(json.dumps([asdict(check) for check in checks], ensure_ascii=False))
+    else:
+        for check in checks:
+            click.echo(f"{'ok   ' if check.ok else 'WRONG'} {check.name}: {check.detail}")
+            if check.mend:
+                click.echo(f"      mend: {check.mend}")
+    if not all(check.ok for check in checks):
+        raise click.exceptions.Exit(1)
+
+
+@main.group("plug")
+def plug_group() -> None:
+    """Look at plugs."""
+
+
+@plug_group.command("show")
+@click.argument("path", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest.")
+def plug_show(path: str | None, as_json: bool) -> None:
+    """Describe the plug at PATH, by default the one in use, after verifying its files."""
+    from ppedge.plug.manifest import manifest_json
+    from ppedge.plug.plug import Plug
+
+    plug = Plug(find_plug(path))
+    manifest = plug.manifest
+    if as_json:
+        click.echo(manifest_json(manifest), nl=False)
+        return
+    size = sum(entry.bytes for entry in manifest.files.values())
+    encoder, llm, n_control = manifest.encoder, manifest.llm, manifest.projector.n_control
+    lines = {
+        "name": manifest.name,
+        "path": str(plug.path),
+        "licence": manifest.licence,
+        "model": f"{manifest.llm_name} ({llm.architecture}, {llm.n_embd} wide)",
+        "soft tokens": str(manifest.projector.n_soft),
+        **({"control": f"a vector for {n_control} layers"} if n_control else {}),
+        "key, value": f"{encoder.d_key}, {encoder.d_value} wide",
+        "scale": f"{manifest.attention_scale:g}",
+        "files": f"{len(manifest.files)}, {size / 1e6:.1f} MB, hashes right",
+        "sha256": plug.sha256,
+    }
+    for name, text in lines.items():
+        click.echo(f"{name + ':':<12} {text}")
+    for name, value in manifest.about.items():
+        # A plug may come from anybody: nothing in it may command the terminal.
+        line = f"{name + ':':<12} {json.dumps(value, ensure_ascii=False)}"
+        click.echo("".join(char if char.isprintable() else "?" for char in line))

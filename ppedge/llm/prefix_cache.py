@@ -1,0 +1,400 @@
+"""What a model's context holds, and how it comes to hold something else with the least work.
+
+The state is two lists of rows: what the encoder read (empty without one), and the positions of
+the decoder, with the control vector that steers the last of them. ``sync`` moves from what is
+held to what is wanted, keeping the common beginning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ppedge.errors import ModelError
+from ppedge.llm.binding.context import Aborted
+from ppedge.llm.binding.ggml import Cancel
+from ppedge.llm.binding.model import Model
+from ppedge.llm.branches import Branches, count_sequences
+from ppedge.llm.gguf import Gguf
+from ppedge.llm.logits_processor import LogitsProcessor, apply
+from ppedge.llm.scoring import log_softmax
+
+# What a position holds: a token id, or the float32 bytes of a soft token, scaled.
+Row = int | bytes
+
+# A matching scale gives the same bits on a CPU; this leaves room for a GPU's rounding.
+_PROBE_TOLERANCE: Final = 0.01
+_PROBE_SAMPLE: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """A control vector at work.
+
+    Attributes:
+        start: the position from which it steers.
+        layers: float32 [n_layer - 1, n_embd].
+    """
+
+    start: int
+    layers: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What an encoder is to read (nothing without one), and what the decoder is to hold."""
+
+    encoder: list[Row]
+    decoder: list[Row]
+    control: Control | None = None
+
+    def __len__(self) -> int:
+        """Positions of the prompt."""
+        return len(self.encoder or self.decoder)
+
+
+class PrefixCache:
+    """A model's context with its book-keeping; every method needs ``model.lock`` held.
+
+    Attributes:
+        scale: what this architecture's embedding rows are multiplied by on the way in.
+
+    Args:
+        model: loaded; the cache becomes the only one to drive its context.
+        gguf: the same model's file, for rows that an encoder must be given as vectors.
+        primary: another cache of the model; this one then takes the second context.
+
+    Raises:
+        ModelError: the architecture treats embedding input unlike tokens.
+    """
+
+    def __init__(self, model: Model, gguf: Gguf, primary: PrefixCache | None = None) -> None:
+        """Find the scale at which this architecture takes rows."""
+        self._model = model
+        self._context = model.second_context if primary else model.context
+        self._gguf = gguf
+        self._encoded: list[Row] = []
+        self._held: list[Row] = []
+        # What the positions from its start on are, and will be, read with.
+        self._control: Control | None = None
+        # Whether llama.cpp's logits are those after the last held position.
+        self._fresh = False
+        # A token, and the logits after it alone.
+        self._probed: tuple[int, NDArray[np.float32]]
+        self.scale: float
+        if primary:
+            self._probed, self.scale = primary._probed, primary.scale
+        else:
+            token = self._probe_token()
+            self._probed = token, self._probe(token)
+            self.scale = self._probe_scale()
+
+    def count_held(self, prompt: Prompt) -> int:
+        """Return how many of the prompt's positions need no work any more."""
+        if prompt.encoder:
+            return len(prompt.encoder) if prompt.encoder == self._encoded else 0
+        return self._count_common(prompt)
+
+    def _count_common(self, prompt: Prompt) -> int:
+        """Return how many of the held positions are the prompt's, steered alike."""
+        common = _common(self._held, prompt.decoder)
+        if prompt.control == self._control:
+            return common
+        steered = (each.start for each in (prompt.control, self._control) if each)
+        return min(common, *steered)
+
+    def sync(self, prompt: Prompt, cancel: Cancel) -> None:
+        """Hold exactly ``prompt``, with the logits after its last position at hand.
+
+        Raises:
+            Aborted: ``cancel`` was set; what had been decoded by then is kept.
+            ModelError: llama.cpp failed, or the model is closed.
+        """
+        self._model.ensure_open()
+        self._context.watch(cancel)
+        if cancel.is_set():
+            raise Aborted
+        if prompt.encoder != self._encoded:
+            self._encode(prompt.encoder)
+        common = self._count_common(prompt)
+        if self._fresh and common == len(prompt.decoder) == len(self._held):
+            self._control = prompt.control  # It may differ yet, in what is still to come.
+            return
+        self._truncate(min(common, len(prompt.decoder) - 1))
+        self._control = prompt.control
+        self._decode(prompt.decoder[len(self._held) :])
+
+    def state(self, prompt: Prompt, cancel: Cancel) -> bytes:
+        """Hold ``prompt``, and return what was made of it, for `restore`.
+
+        Raises:
+            Aborted, ModelError: as `sync`; the prompt is steered, or an encoder's.
+        """
+        if prompt.encoder or prompt.control:
+            raise ModelError("what an encoder or a control vector had a part in is not kept")
+        self.sync(prompt, cancel)
+        return bytes(self._context.state())
+
+    def restore(self, prompt: Prompt, state: bytes) -> bool:
+        """Hold ``prompt`` by what `state` returned of it; False where llama.cpp refuses that.
+
+        The bytes must be those that it returned for the same prompt, model and llama.cpp.
+        """
+        self.forget()
+        if self._context.restore(state) != len(prompt.decoder):
+            self._context.clear()
+            return False
+        self._held = list(prompt.decoder)
+        return True
+
+    def forget(self) -> None:
+        """Hold nothing."""
+        self._model.ensure_open()
+        self._context.clear()
+        self._held, self._encoded, self._fresh = [], [], False
+        self._control = None
+
+    def ensure_steerable(self) -> None:
+        """Try a control vector; forgets what is held.
+
+        Raises:
+            ModelError: it changes nothing, as with architectures that llama.cpp does not steer.
+        """
+        self.forget()
+        self._context.watch(Cancel())
+        token, bare = self._probed
+        shape = (self._model.n_layer - 1, self._model.n_embd)
+        self._context.steer(np.ones(shape, np.float32).tobytes())
+        steered = self._probe(token)
+        self.forget()
+        if np.array_equal(steered, bare):
+            raise ModelError(
+                f"{self._gguf.path}: llama.cpp does not steer models of architecture "
+                f"{self._gguf.architecture!r} by control vectors; take a plug without one"
+            )
+
+    def logits(self) -> NDArray[np.float32]:
+        """Return a copy of the logits after the syncd prompt, float32 [n_vocab]."""
+        return self._context.logits().copy()
+
+    def logprobs(
+        self,
+        prompt: Prompt,
+        options: Sequence[Sequence[int]],
+        processor: LogitsProcessor | None = None,
+    ) -> list[float]:
+        """Return the log-probability of each option's tokens after ``prompt``, summed.
+
+        Raises:
+            ModelError: llama.cpp failed, or ``processor`` returned no logits.
+        """
+        self.sync(prompt, Cancel())
+        first = self.logits()
+        return [
+            _logprob(first, ids, 0, processor) + self._continue(prompt, ids, processor)
+            for ids in options
+        ]
+
+    def _continue(
+        self, prompt: Prompt, ids: Sequence[int], processor: LogitsProcessor | None
+    ) -> float:
+        """Return the log-probability of ``ids`` after the first, each given those before it."""
+        if len(ids) == 1:
+            return 0.0
+        # Take back the option before; an architecture that cannot, reads the prompt afresh.
+        self._truncate(len(prompt.decoder))
+        if len(self._held) < len(prompt.decoder):
+            self.sync(prompt, Cancel())
+        total, places = 0.0, iter(range(1, len(ids)))
+        for chunk in _chunks(ids[:-1], self._context.n_batch):
+            self._decode(chunk, outputs=len(chunk))
+            for back, place in zip(reversed(range(len(chunk))), places, strict=False):
+                total += _logprob(self._context.logits(back), ids, place, processor)
+        return total
+
+    @contextmanager
+    def branches(
+        self, prompt: Prompt, width: int, length: int, cancel: Cancel
+    ) -> Iterator[Branches]:
+        """Go on from ``prompt`` in up to ``width`` ways, each of up to ``length`` tokens.
+
+        They live in a context of their own, made for them and freed at the end: what this one
+        holds is the prompt before and after, in the same cells, and a model that is never
+        branched pays for no second sequence.
+
+        Raises:
+            Aborted: ``cancel`` was set before the prompt was read.
+            ModelError: llama.cpp failed, for one because there is not the memory.
+        """
+        # The last token of a branch is only looked up, never decoded.
+        cells = self._branch_room(len(prompt.decoder) + width * (length - 1))
+        at, n_read = len(prompt.decoder), len(prompt.encoder)
+        if not n_read:
+            self.sync(prompt, cancel)
+        sequences = count_sequences(width)
+        # llama.cpp aborts where a batch cannot hold a position of every sequence.
+        n_batch = max(sequences, n_read)
+        context = self._model.new_context(
+            n_ctx=max(cells, n_batch), n_batch=n_batch, sequences=sequences
+        )
+        with closing(context):
+            context.watch(cancel)
+            if n_read:
+                # What an encoder made of its input cannot be copied to another context.
+                context.encode_rows(self._vectors(prompt.encoder))
+                context.decode_tokens([self._model.decoder_start], 0, 1)
+                yield Branches(context, at, width, context.logits().copy())
+            else:
+                context.take(self._context)
+                context.steer(prompt.control.layers if prompt.control else None)
+                yield Branches(context, at, width, self.logits())
+
+    def _branch_room(self, cells: int) -> int:
+        """Return how large to make the context of branches that need ``cells``."""
+        if not any(name.endswith("rope_factors_long.weight") for name in self._gguf.tensors):
+            return cells
+        # Such a model turns its positions by other factors in a context beyond the length that
+        # it was first trained for, and what is copied must have been turned like what follows.
+        architecture, n_ctx = self._gguf.architecture, self._context.n_ctx
+        trained = self._gguf.get(f"{architecture}.context_length", 0)
+        first = self._gguf.get(f"{architecture}.rope.scaling.original_context_length", trained)
+        if n_ctx <= first < cells:
+            raise ModelError(
+                f"these beams take {cells} positions together, and with this model only {first} "
+                f"fit beside a context of {n_ctx}; use fewer or shorter beams, or ask for a "
+                f"context above {first} (--context, n_ctx)"
+            )
+        return max(cells, n_ctx)
+
+    # --- moving --------------------------------------------------------------------------------
+
+    def _truncate(self, keep: int) -> None:
+        """Keep ``keep`` positions, or none where the architecture cannot take back a part."""
+        if keep < len(self._held):
+            self._rewind(keep)
+
+    def _rewind(self, keep: int) -> None:
+        self._fresh = False
+        del self._held[self._context.truncate(keep) :]
+
+    def _encode(self, rows: list[Row]) -> None:
+        self._held, self._encoded, self._fresh = [], [], False
+        self._context.encode_rows(self._vectors(rows))
+        self._encoded = rows
+
+    def _vectors(self, rows: Sequence[Row]) -> NDArray[np.float32]:
+        """Return ``rows`` as input vectors, float32 [rows, n_embd].
+
+        A batch holds tokens or vectors. An encoder attends both ways, so all of its rows must be
+        in one; and for a decoder, too, each batch is a pass over all weights.
+        """
+        ids = [row for row in rows if isinstance(row, int)]
+        looked_up = iter(self._gguf.embedding_rows(ids) * np.float32(self.scale))
+        return np.stack(
+            [
+                next(looked_up) if isinstance(row, int) else np.frombuffer(row, np.float32)
+                for row in rows
+            ]
+        )
+
+    def _decode(self, rows: Sequence[Row], outputs: int = 1) -> None:
+        """Append ``rows``; the last ``outputs`` of their last chunk get logits."""
+        end = len(self._held) + len(rows)
+        self._fresh = False
+        control, n_batch = self._control, self._context.n_batch
+        n_free = max(0, control.start - len(self._held)) if control else len(rows)
+        for chunk in (*_chunks(rows[:n_free], n_batch), *_chunks(rows[n_free:], n_batch)):
+            at = len(self._held)
+            try:
+                self._context.steer(control.layers if control and at >= control.start else None)
+                self._submit(chunk, at, outputs if at + len(chunk) == end else 0)
+            except BaseException:
+                # A failed batch may have left some of its positions behind.
+                self._rewind(at)
+                raise
+            self._held += chunk
+        self._fresh = True
+
+    def _submit(self, chunk: Sequence[Row], at: int, outputs: int) -> None:
+        ids = [row for row in chunk if isinstance(row, int)]
+        if len(ids) == len(chunk):
+            self._context.decode_tokens(ids, at, outputs)
+        else:
+            self._context.decode_rows(self._vectors(chunk), at, outputs)
+
+    # --- the scale at which rows go in ---------------------------------------------------------
+
+    def _probe_scale(self) -> float:
+        """Find what this architecture's embedding input must be multiplied by, by trying.
+
+        llama.cpp scales its token path and its embedding path alike on some architectures and
+        not on others, and this changed between versions; a wrong scale gives fluent nonsense.
+        """
+        token, wanted = self._probed
+        row = self._gguf.embedding_rows([token])
+        tolerance = _PROBE_TOLERANCE * float(wanted.std())
+        for scale in (np.float32(1), np.sqrt(np.float32(row.shape[1]))):
+            found = self._probe(row * scale)
+            if float(np.abs(found - wanted).max()) <= tolerance:
+                self._context.clear()
+                return float(scale)
+        raise ModelError(
+            f"{self._gguf.path}: models of architecture {self._gguf.architecture!r} cannot take "
+            "soft tokens: "
+            "llama.cpp treats their embedding input unlike their tokens"
+        )
+
+    def _probe_token(self) -> int:
+        """Return an ordinary token, its embedding's norm in the middle: scaling must show."""
+        n_vocab = self._model.n_vocab
+        ids = np.linspace(0, n_vocab - 1, min(n_vocab, _PROBE_SAMPLE), dtype=np.int64)
+        norms = np.linalg.norm(self._gguf.embedding_rows(ids), axis=1)
+        return int(ids[np.argsort(norms)[len(norms) // 2]])
+
+    def _probe(self, one: int | NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the logits after a single token, given as itself or as a row [1, n_embd]."""
+        model, context = self._model, self._context
+        context.clear()
+        if not model.has_encoder:
+            if isinstance(one, int):
+                context.decode_tokens([one], 0, 1)
+            else:
+                context.decode_rows(one, 0, 1)
+        else:
+            if isinstance(one, int):
+                context.encode_tokens([one])
+            else:
+                context.encode_rows(one)
+            context.decode_tokens([model.decoder_start], 0, 1)
+        return self.logits()
+
+
+def _logprob(
+    logits: NDArray[np.float32], ids: Sequence[int], place: int, processor: LogitsProcessor | None
+) -> float:
+    """Return log softmax(logits)[ids[place]] in float64, once ``processor`` has changed them."""
+    if processor:
+        logits = apply(processor, logits.copy(), ids[:place])
+    return float(log_softmax(logits, ids[place]))
+
+
+def _common(held: Sequence[Row], wanted: Sequence[Row]) -> int:
+    """Return the length of the longest common prefix."""
+    # While a text is written this is the case, and worth the speed of one comparison in C.
+    if wanted[: len(held)] == held:
+        return len(held)
+    for i, (a, b) in enumerate(zip(held, wanted, strict=False)):
+        if a != b:
+            return i
+    return min(len(held), len(wanted))
+
+
+def _chunks(rows: Sequence[Row], limit: int) -> Iterator[Sequence[Row]]:
+    """Cut ``rows`` into pieces of at most ``limit``."""
+    for start in range(0, len(rows), limit):
+        yield rows[start : start + limit]

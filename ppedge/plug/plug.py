@@ -1,0 +1,254 @@
+"""A plug: a folder or .zip of graphs and a manifest, verified before anything in it is opened."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ppedge.errors import PlugError
+from ppedge.llm.fingerprint import Fingerprint
+from ppedge.llm.segments import Soft
+from ppedge.notes.reader import Note
+from ppedge.plug.encoder import TextEncoder
+from ppedge.plug.golden import Vectors, difference, unpack_golden
+from ppedge.plug.graph import Graph
+from ppedge.plug.manifest import (
+    MANIFEST_NAME,
+    MAX_FILE_BYTES,
+    Manifest,
+    parse_manifest,
+)
+from ppedge.plug.manifest_fields import MAX_MANIFEST_BYTES
+from ppedge.plug.quantised import is_requantised
+from ppedge.store.rows import Space
+
+
+class PlugFiles:
+    """The files of a plug, in a folder or a .zip of it, read with bounds."""
+
+    def __init__(self, path: Path) -> None:
+        """Look at ``path``; nothing is read yet.
+
+        Raises:
+            PlugError: there is no folder or .zip there.
+        """
+        self.path = path
+        try:
+            self._is_folder = path.is_dir()
+            if not self._is_folder and not path.exists():
+                raise PlugError(f"{path}: no such plug (give a folder or a .zip)")
+            # Only a regular file is looked into: a pipe would never answer.
+            if not self._is_folder and not (path.is_file() and zipfile.is_zipfile(path)):
+                raise PlugError(f"{path}: neither a folder nor a .zip")
+        except OSError as error:
+            raise PlugError(f"{path}: {error.strerror}; give a folder or a .zip") from None
+
+    def read(self, name: str, limit: int) -> bytes:
+        """Return the bytes of one file of at most ``limit`` bytes.
+
+        Raises:
+            PlugError: it is missing, too large, or unreadable.
+        """
+        try:
+            data = (self._from_folder if self._is_folder else self._from_zip)(name, limit + 1)
+        except PlugError:
+            raise
+        except Exception as error:  # of zipfile, zlib, lzma and the disk: a dozen kinds
+            raise PlugError(f"{self.path}: cannot read {name}: {error}") from None
+        if len(data) > limit:
+            raise PlugError(f"{self.path}: {name} is larger than {limit} bytes")
+        return data
+
+    def _from_folder(self, name: str, limit: int) -> bytes:
+        file = self.path / name
+        if file.resolve().parent != self.path.resolve():
+            raise PlugError(f"{self.path}: {name} is a link that leads out of the plug")
+        if not file.is_file():
+            raise PlugError(f"{self.path}: {name} is missing")
+        with file.open("rb") as stream:
+            return stream.read(limit)
+
+    def _from_zip(self, name: str, limit: int) -> bytes:
+        with zipfile.ZipFile(self.path) as archive:
+            # A zip of a folder holds the files one folder down.
+            found = {n for n in archive.namelist() if n == name or n.split("/")[1:] == [name]}
+            if not found:
+                raise PlugError(f"{self.path}: {name} is missing")
+            if len(found) > 1:
+                raise PlugError(f"{self.path}: holds {name} more than once; zip one plug alone")
+            with archive.open(found.pop()) as stream:
+                return stream.read(limit)
+
+
+class Plug:
+    """An open plug: encodes notes and prompts, and projects pooled values to soft tokens.
+
+    Attributes:
+        path: where it was opened from.
+        manifest: what it says of itself.
+        sha256: hex; identifies the plug, over its manifest, which holds the hash of every file.
+        space: what a persona store needs to know of it.
+    """
+
+    def __init__(self, path: str | Path, *, n_threads: int | None = None) -> None:
+        """Open and verify a plug.
+
+        Args:
+            path: a folder, or a .zip of it.
+            n_threads: how many notes are encoded at once; None takes half of the processors.
+
+        Raises:
+            PlugError: a file is missing, damaged or unsafe, or not what the manifest says.
+        """
+        self.path = Path(path)
+        files = PlugFiles(self.path)
+        data = files.read(MANIFEST_NAME, MAX_MANIFEST_BYTES)
+        self.sha256 = hashlib.sha256(data).hexdigest()
+        self.manifest: Manifest = parse_manifest(data, f"{self.path}: {MANIFEST_NAME}")
+        spec, projector = self.manifest.encoder, self.manifest.projector
+        self.name = self.manifest.name
+        unread = set(self.manifest.files)
+
+        def verified(name: str) -> bytes:
+            unread.discard(name)
+            return self._verified(files, name)
+
+        null_key, null_value = self._null_note(verified(self.manifest.null_note))
+        self._encoder = TextEncoder(verified, spec, str(self.path), n_threads)
+        gives = ["soft", "control"] if projector.n_control else ["soft"]
+        self._projector = Graph(
+            verified(projector.file), f"{self.path}: {projector.file}", ["pooled"], gives
+        )
+        self._golden = None
+        if golden := self.manifest.golden:
+            where = f"{self.path}: {golden.file}"
+            self._golden = unpack_golden(verified(golden.file), self.manifest, where)
+        for name in sorted(unread):
+            self._verified(files, name)
+        self.space = Space(
+            d_key=spec.d_key,
+            d_value=spec.d_value,
+            encoder_sha256=self.manifest.files[spec.file].sha256,
+            plug_sha256=self.sha256,
+            null_key=null_key,
+            null_value=null_value,
+        )
+
+    def encode_notes(
+        self, notes: Sequence[Note]
+    ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        """Yield (key float32 [d_key], value float32 [d_value]) for each note, in order.
+
+        A note's bits do not depend on the notes beside it, nor on the number of threads.
+        """
+        return self._encoder.notes(notes)
+
+    def encode_prompt(self, prompt: str) -> NDArray[np.float32]:
+        """Encode a prompt to the query float32 [d_key]."""
+        return self._encoder.query(prompt)
+
+    def project(self, pooled: NDArray[np.float32]) -> Soft:
+        """Project a pooled value float32 [d_value] to what the model is given.
+
+        Returns:
+            Soft tokens float32 [n_soft, n_embd], with a control vector float32 [n_control, n_embd]
+            where the plug has one.
+
+        Raises:
+            PlugError: the graph fails or its output is not what the manifest says.
+        """
+        n_embd, spec = self.manifest.llm.n_embd, self.manifest.projector
+        shapes = {"soft": (spec.n_soft, n_embd)}
+        if spec.n_control:
+            shapes["control"] = (spec.n_control, n_embd)
+        return Soft(*self._projector.run({"pooled": pooled}, shapes))
+
+    def vectors(self, text: str) -> Vectors:
+        """All that the graphs make of one text, itself taken for key, value and query.
+
+        Returns:
+            Key float32 [d_key], value float32 [d_value], query float32 [d_key], and projected
+            from that value the soft tokens float32 [n_soft, n_embd], and the control vector
+            float32 [n_control, n_embd] where the plug has one.
+
+        Raises:
+            PlugError: a graph fails, or its output is not what the manifest says.
+        """
+        key, value = self._encoder.key_and_value(text)
+        said = self.project(value)
+        steering = () if said.control is None else (said.control,)
+        return key, value, self._encoder.query(text), said.vectors, *steering
+
+    def golden_differences(self) -> dict[str, float] | None:
+        """Compute the golden vectors again; see `ppedge.plug.golden.TOLERANCE`.
+
+        Returns:
+            For each of `vectors`, by name, the largest difference as a share of the largest golden
+            number. None if the plug holds no golden vectors.
+
+        Raises:
+            PlugError: as `vectors`.
+        """
+        if self.manifest.golden is None or self._golden is None:
+            return None
+        here = zip(*map(self.vectors, self.manifest.golden.texts), strict=True)
+        return {
+            name: difference(golden, np.stack(arrays))
+            for (name, golden), arrays in zip(self._golden.items(), here, strict=True)
+        }
+
+    def check_model(
+        self, found: Fingerprint, model: str | Path, rows: NDArray[np.float32] | None = None
+    ) -> None:
+        """Refuse a language model that this plug was not trained for.
+
+        Args:
+            found: of the model.
+            model: its file.
+            rows: ``ppedge.llm.fingerprint.sampled_rows`` of it, by which another quantisation of
+                the right model is known; None takes the very same rows only.
+
+        Raises:
+            PlugError: naming both sides.
+        """
+        wanted = self.manifest.llm
+        differences = wanted.mismatches(found)
+        if differences and rows is not None:
+            rounded = replace(found, embedding_sha256=wanted.embedding_sha256)
+            same = is_requantised(wanted.embedding_sha256, rows)
+            differences = wanted.mismatches(rounded) if same else differences
+        if differences:
+            raise PlugError(
+                f"plug {self.manifest.name} was made for {self.manifest.llm_name}, and {model} is "
+                f"another model ({'; '.join(differences)}); give the right one with --model, or a "
+                "plug made for this model with --plug"
+            )
+
+    def _verified(self, files: PlugFiles, name: str) -> bytes:
+        entry = self.manifest.files[name]
+        data = files.read(name, min(entry.bytes, MAX_FILE_BYTES))
+        if len(data) != entry.bytes or hashlib.sha256(data).hexdigest() != entry.sha256:
+            raise PlugError(
+                f"{self.path}: {name} is not the file that {MANIFEST_NAME} describes "
+                "(damaged or changed); get the plug anew"
+            )
+        return data
+
+    def _null_note(self, data: bytes) -> tuple[NDArray[np.float16], NDArray[np.float16]]:
+        spec = self.manifest.encoder
+        if len(data) != 4 * (spec.d_key + spec.d_value):
+            raise PlugError(
+                f"{self.path}: {self.manifest.null_note} has {len(data)} bytes, not "
+                f"4 x ({spec.d_key} + {spec.d_value})"
+            )
+        with np.errstate(over="ignore"):
+            half = np.frombuffer(data, "<f4").astype(np.float16)
+        if not np.isfinite(half).all():
+            raise PlugError(f"{self.path}: {self.manifest.null_note} does not fit float16")
+        return half[: spec.d_key], half[spec.d_key :]

@@ -1,0 +1,88 @@
+"""How a persona store opens SQLite, and what it says when SQLite fails."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Literal
+
+from ppedge.errors import StoreError
+from ppedge.store.files import FILE_MODE
+
+Access = Literal["read", "read-only", "write"]
+
+_BUSY_MILLISECONDS = 5000
+
+
+@contextmanager
+def sqlite_errors(path: Path) -> Iterator[None]:
+    """Turn an ``sqlite3.Error`` in the block into a `StoreError` that says what to do."""
+    try:
+        yield
+    except (sqlite3.Error, UnicodeDecodeError) as error:
+        name = getattr(error, "sqlite_errorname", "")
+        if name.startswith(("SQLITE_FULL", "SQLITE_IOERR")):
+            advice = "free some disk space and run it again (what was stored before is intact)"
+        elif name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+            advice = "another process is using it; run it again when that is done"
+        elif name.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")):
+            advice = "make the folder readable and writable for you"
+        elif isinstance(error, sqlite3.ProgrammingError):
+            advice = "the store was closed; open it again"
+        else:
+            advice = "the file is damaged: move the folder away and add the notes again"
+        raise StoreError(f"{path}: {error}; {advice}") from error
+
+
+def connect(path: Path, access: Access) -> sqlite3.Connection:
+    """Open the database at ``path``; ``"write"`` creates it (mode 0600) if it is not there.
+
+    ``"read"`` may still recover the log of a writer that died; ``"read-only"`` touches nothing.
+    """
+    uri = f"{path.absolute().as_uri()}?mode="
+    if access == "write":
+        _create_private(path)
+    if access == "read-only":
+        # Without a log nobody is writing, and "immutable" spares SQLite the files that it cannot
+        # create beside a database in a read-only folder.
+        log = path.with_name(path.name + "-wal")
+        still = not (log.exists() and log.stat().st_size)
+        uri += "ro&immutable=1" if still else "ro"
+    else:
+        uri += "rw"
+    db = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+    try:
+        db.create_function("casefold", 1, str.casefold, deterministic=True)
+        db.create_function("seal", 3, _metadata_checksum, deterministic=True)
+        db.execute(f"PRAGMA busy_timeout = {_BUSY_MILLISECONDS}")
+        db.execute("PRAGMA temp_store = MEMORY")  # VACUUM must not spill text elsewhere.
+        db.execute("PRAGMA trusted_schema = OFF")
+        if access == "read":
+            db.execute("PRAGMA query_only = ON")
+        if access == "write":
+            db.execute("PRAGMA secure_delete = ON")
+            db.execute("PRAGMA synchronous = FULL")
+            db.execute("PRAGMA journal_mode = WAL")
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _create_private(path: Path) -> None:
+    """Create ``path`` with mode 0600 if it is not there; SQLite gives its log the same mode.
+
+    A file that is there must not even be opened: closing it would drop the locks that SQLite
+    holds on it for other connections of this process (sqlite.org/howtocorrupt.html, 2.2).
+    """
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, FILE_MODE))
+
+
+def _metadata_checksum(note_id: object, time: object, mark: object) -> int:
+    """Checksum of a note's small fields; its text is covered by the digest."""
+    return zlib.crc32(repr((note_id, time, mark)).encode())

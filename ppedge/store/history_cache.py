@@ -1,0 +1,63 @@
+"""The store that follows a history file: all in it comes from that file, so it can be made anew."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from ppedge.errors import StoreError
+from ppedge.store.files import DIRECTORY_MODE, disk_errors, writer_lock
+from ppedge.store.persona import Persona, Space
+
+_LOCK_SECONDS = 30.0
+_LOCK = "lock"
+
+
+def open_following(folder: Path, space: Space) -> Persona:
+    """Open the store in ``folder``; empty it first if it is damaged, or another plug's.
+
+    It is read to its end: an answer must not come from damaged vectors, and beside a model's
+    work that is nothing (0.1 s for 10,000 notes).
+
+    Raises:
+        StoreError: it cannot be made there.
+    """
+    persona = _sound(folder, space)
+    if persona is None:
+        _clear(folder, space)
+        persona = Persona.open(folder, space)
+    return persona
+
+
+def _sound(folder: Path, space: Space, *, create: bool = True) -> Persona | None:
+    try:
+        persona = Persona.open(folder, space, create=create)
+    except StoreError as error:
+        if isinstance(error.__cause__, OSError):
+            raise  # The disk's trouble is no damage; it may pass.
+        return None
+    try:
+        if not persona.verify():
+            return persona
+    except StoreError:
+        pass
+    persona.close()
+    return None
+
+
+def _clear(folder: Path, space: Space) -> None:
+    if not folder.is_dir():
+        return  # Opening it again says why it cannot be made.
+    with writer_lock(folder / _LOCK, _LOCK_SECONDS):
+        persona = _sound(folder, space, create=False)
+        if persona is not None:  # Another process was changing it when we looked.
+            persona.close()
+            return
+        with disk_errors(folder):
+            folder.chmod(DIRECTORY_MODE)
+            for entry in folder.iterdir():
+                # The lock stays: others may be waiting for it.
+                if entry.is_dir() and not entry.is_symlink():
+                    shutil.rmtree(entry)
+                elif entry.name != _LOCK:
+                    entry.unlink()

@@ -1,0 +1,91 @@
+"""States that a model was left in by a person's turns, kept beside the store of their notes.
+
+A file holds what a model computed of some notes, so it is as private as they are: it carries the
+store's file version in its name and goes, like the row files, when any note goes. It is written
+whole under another name first, and begins with its key and a checksum; what does not match is
+not used.
+
+    ppedge prefix 1 <key: 64 hex digits> <SHA-256 of the rest: 64 hex digits>\\n<bytes>
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from ppedge.store.files import disk_errors, open_private, write_all
+
+KEPT: Final = 3
+"""Files of one store, the newest; each model and each form of turns has its own."""
+
+_MAGIC: Final = b"ppedge prefix 1 "
+_NAME: Final = re.compile(r"prefix\.(\d+)\.[0-9a-f]{16}(?:\.part)?")
+
+
+class PrefixFiles:
+    """The prefix files of one file version of a store."""
+
+    def __init__(self, folder: Path, file_version: int) -> None:
+        """Name them; nothing is opened."""
+        self._folder = folder
+        self._file_version = file_version
+
+    @staticmethod
+    def file_versions(folder: Path) -> set[int]:
+        """Generations of which a file is in ``folder``."""
+        found = (_NAME.fullmatch(entry.name) for entry in folder.iterdir())
+        return {int(match[1]) for match in found if match}
+
+    def read(self, key: str) -> bytes | None:
+        """The state kept under a key (64 hex digits); None where there is none that is whole."""
+        try:
+            data = self._path(key).read_bytes()
+        except OSError:
+            return None
+        head, _, state = data.partition(b"\n")
+        whole = head == _head(key, state)
+        return state if whole else None
+
+    def write(self, key: str, state: bytes) -> None:
+        """Keep a state, and drop all but the newest.
+
+        Raises:
+            StoreError: the disk refuses.
+        """
+        path = self._path(key)
+        part = path.with_name(f"{path.name}.part")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+        with disk_errors(path):
+            try:
+                with open_private(part, flags) as file:
+                    write_all(file, _head(key, state) + b"\n")
+                    write_all(file, state)
+                part.replace(path)
+            except BaseException:
+                with suppress(OSError):
+                    part.unlink(missing_ok=True)
+                raise
+            kept = sorted(self._all(), key=lambda each: each.stat().st_mtime_ns)
+            for old in kept[:-KEPT]:
+                old.unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Remove every file of the file version."""
+        for path in self._all():
+            with disk_errors(path):
+                path.unlink(missing_ok=True)
+
+    def _all(self) -> list[Path]:
+        found = ((path, _NAME.fullmatch(path.name)) for path in self._folder.iterdir())
+        return [path for path, match in found if match and int(match[1]) == self._file_version]
+
+    def _path(self, key: str) -> Path:
+        return self._folder / f"prefix.{self._file_version}.{key[:16]}"
+
+
+def _head(key: str, state: bytes) -> bytes:
+    return _MAGIC + f"{key} {hashlib.sha256(state).hexdigest()}".encode()

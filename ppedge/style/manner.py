@@ -1,0 +1,109 @@
+"""One person's manner for one model: turns, shapes, rules and wording, made of some of their notes.
+
+Made anew when the notes change; kept in memory until then.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Final
+
+from ppedge.llm.llm import LLM
+from ppedge.llm.ngram_cache import Gate, LiteralSpec
+from ppedge.notes.reader import Note
+from ppedge.style.model import ShapeCounts, StyleModel
+from ppedge.style.rules import Ending, NoCopying, Rules
+from ppedge.style.shapes import Shapes
+
+SAMPLED_NOTES: Final = 256
+"""Notes that a manner is made of, spread over the history; more would say the same."""
+
+MAX_NOTE_CHARS: Final = 2000
+"""Of a note that are looked at."""
+
+_EVERYBODY: Final = Path(__file__).with_name("everybody.json")
+
+# For models without a plug; those that were fitted for the default plug, with its caution.
+DEFAULT_LITERAL: Final = LiteralSpec(
+    max_notes=256,
+    gates=(
+        Gate(-7.2, 1.85, -2.07, 1.3),
+        Gate(-7.0, 2.63, -2.79, 1.63),
+        Gate(-4.36, -0.14, -0.67, 0.47),
+        Gate(-5.33, 3.05, -3.67, 0.5),
+    ),
+)
+
+
+class Voices:
+    """What all manners of one model share: the shapes of its tokens, and everybody's counts.
+
+    Args:
+        llm: the model.
+    """
+
+    def __init__(self, llm: LLM) -> None:
+        """Count nothing yet."""
+        self.llm = llm
+        self.shapes = Shapes(llm)
+
+    @cached_property
+    def everybody(self) -> ShapeCounts:
+        """Counts over texts that the default model wrote by itself, in this model's tokens."""
+        texts = json.loads(_EVERYBODY.read_text(encoding="utf-8"))["texts"]
+        return ShapeCounts(
+            [self.shapes(token) for token in self.tokens(each["text"], ended=each["ended"])]
+            for each in texts
+        )
+
+    def tokens(self, text: str, *, ended: bool) -> list[int]:
+        """Tokens of a text, the one that ends it last if it ended."""
+        end = self.llm.end_token
+        ids = self.llm.tokenize(text.encode("utf-8", "replace").decode("utf-8"))
+        return [*ids, end] if ended and end is not None else ids
+
+
+class Manner:
+    """How the author of some notes writes.
+
+    Args:
+        voices: of the model.
+        notes: at least one.
+        weight: of the shapes in what is written, see ``ppedge.style.model``.
+        version: of the store that they are of.
+    """
+
+    def __init__(
+        self, voices: Voices, notes: Sequence[Note], weight: float, version: int = 0
+    ) -> None:
+        """Take the notes; the rest is made when it is asked for."""
+        self.notes = notes
+        self.version = version
+        self._voices = voices
+        self._weight = weight
+        self._texts = [note.output[:MAX_NOTE_CHARS] for note in notes]
+
+    @cached_property
+    def _tokens(self) -> list[list[int]]:
+        return [self._voices.tokens(text, ended=True) for text in self._texts]
+
+    @cached_property
+    def style(self) -> StyleModel:
+        """The person's shapes against everybody's."""
+        voices = self._voices
+        return StyleModel(voices.shapes, self._tokens, voices.everybody, self._weight)
+
+    @cached_property
+    def copying(self) -> NoCopying:
+        """What of the notes may not be copied."""
+        return NoCopying(self._texts)
+
+    @cached_property
+    def rules(self) -> Rules:
+        """Where an answer ends, and what it may not copy."""
+        llm = self._voices.llm
+        ending = Ending(self._texts, [len(tokens) for tokens in self._tokens])
+        return Rules(llm, llm.end_token, self.copying, ending)

@@ -1,0 +1,76 @@
+"""Which of several answers is given: the one most like the person that is still an answer.
+
+    score = STYLE r + RELEVANCE cos + LIKELIHOOD logprob - faults
+
+r is the mean log-ratio of the person's shapes to everybody's (``ppedge.style.model``), cos that of
+prompt and answer by the plug's encoder (or the share of the prompt's words that the answer takes
+up, without one), logprob the model's own, a token. A fault costs more than all else can gain.
+The weights were set on people of the dev set (docs/evaluation.md).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from ppedge.llm.candidates import Candidate
+from ppedge.style.model import StyleModel
+from ppedge.style.rules import NoCopying, words_of
+
+STYLE: Final = 0.5
+RELEVANCE: Final = 1.0
+LIKELIHOOD: Final = 0.15
+FAULT: Final = 10.0
+CUT: Final = 0.5
+"""Cost of an answer that did not end by itself."""
+
+LEAST_WORDS: Final = 4
+_LOOP_TIMES: Final = 3
+_LOOP_WORDS: Final = 3
+
+Relevance = Callable[[str], float]
+"""How much an answer has to do with the prompt, -1 to 1."""
+
+
+def choose(
+    candidates: Sequence[Candidate], style: StyleModel, copying: NoCopying, relevance: Relevance
+) -> int:
+    """Return the index of the best answer; of equals, the first."""
+
+    def score(candidate: Candidate) -> float:
+        tokens = [*candidate.tokens, *([] if candidate.end is None else [candidate.end])]
+        total = STYLE * style.score(tokens)
+        total += RELEVANCE * relevance(candidate.text) + LIKELIHOOD * candidate.mean_logprob
+        total -= CUT * (candidate.finish == "length")
+        return total - FAULT * count_faults(candidate.text, copying)
+
+    scores = [score(candidate) for candidate in candidates]
+    return scores.index(max(scores))
+
+
+def count_faults(text: str, copying: NoCopying) -> int:
+    """How many of these an answer has: too few words, a loop, a copy of a note."""
+    return (len(words_of(text)) < LEAST_WORDS) + has_loop(text) + copying.copies(text)
+
+
+def has_loop(text: str) -> bool:
+    """Whether three words in a row, or a line of two words or more, come three times."""
+    words = words_of(text)
+    runs = Counter(zip(*(words[i:] for i in range(_LOOP_WORDS)), strict=False))
+    lines = Counter(line.strip().casefold() for line in text.splitlines() if len(line.split()) > 1)
+    return any(count >= _LOOP_TIMES for counts in (runs, lines) for count in counts.values())
+
+
+def word_overlap(prompt: str) -> Relevance:
+    """Relevance without an encoder: the share of the prompt's longer words that an answer has.
+
+    Words count as the same if their first five letters are.
+    """
+    wanted = {word[:5] for word in words_of(prompt) if len(word) > 3}
+
+    def relevance(answer: str) -> float:
+        found = {word[:5] for word in words_of(answer)}
+        return len(wanted & found) / len(wanted) if wanted else 0.0
+
+    return relevance
