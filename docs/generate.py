@@ -73,9 +73,9 @@ except PpedgeError as error:
     print(f"Error: {error}")
 ```
 
-Every error that ppedge raises on purpose is a [`PpedgeError`](#ppedgeerror). Its text is one line for the
-person at the keyboard. In signatures, `...` as a default stands for a function that does
-nothing. Whole programs are in [examples/apps](../examples/apps).
+Every error that ppedge raises on purpose is a [`PpedgeError`](#ppedgeerror). Its text is one
+line for the person at the keyboard. In signatures, `...` as a default stands for a function that
+does nothing. Whole programs are in [examples/apps](../examples/apps).
 """
 
 CLI_PREFACE = """\
@@ -306,8 +306,7 @@ def signature(name: str, function: Callable[..., Any], *, bound: bool = False) -
 
 
 def _parameter(parameter: inspect.Parameter) -> str:
-    stars = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}.get(parameter.kind, "")
-    shown = f"{stars}{parameter.name}"
+    shown = str(parameter.replace(annotation=parameter.empty, default=parameter.empty))
     if parameter.annotation is not parameter.empty:
         shown += f": {parameter.annotation}"
     if parameter.default is not parameter.empty:
@@ -341,7 +340,7 @@ class Member:
         return isinstance(self.value, property | cached_property)
 
     @property
-    def function(self) -> Callable[..., Any]:
+    def function(self) -> Any:
         """The function behind it."""
         if isinstance(self.value, property):
             return self.value.fget

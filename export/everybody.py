@@ -2,7 +2,7 @@
 
     python -m export.everybody --out ppedge/style/everybody.json
 
-The model's own answers to everyday prompts (those of ``export.plain``), sampled four to a prompt
+The model's own answers to everyday prompts (those of ``export.corpus``), sampled four to a prompt
 through llama.cpp, so no person's writing is in them.
 """
 

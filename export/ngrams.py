@@ -1,4 +1,4 @@
-"""Fit a plug's literal memory on people of the training set, and write its gates into the plug.
+"""Fit a plug's n-gram cache on people of the training set, and write its gates into the plug.
 
     python -m export.ngrams PLUG --data DATA --tasks 4 5 6 7 --split train --limit 100 --seed 0
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,23 +26,30 @@ from numpy.typing import NDArray
 from export.data.lamp import choose, with_swaps
 from export.evaluation.methods import Asked, Bench, Composed, parse_method
 from export.package.golden import write_manifest
-from export.tools.commands import check_output, check_seed, number, one_line_errors, replacing
+from export.tools.commands import (
+    check_output,
+    check_seed,
+    number,
+    one_line_errors,
+    renamed,
+    replacing,
+)
 from export.tools.progress import Bar
-from export.training.ngram_weights import START, Places, cautious, fit, held_out_nats
+from export.training.ngram_weights import START, Places, fit, held_out_nats, offset
 from ppedge.defaults import find_model
 from ppedge.llm.llm import LLM
-from ppedge.llm.ngram_cache import MAX_SCORE, LiteralMemory, LiteralSpec, log_sum_exp_and_entropy
+from ppedge.llm.ngram_cache import MAX_SCORE, NgramCache, NgramCacheConfig, log_sum_exp_and_entropy
 from ppedge.personalizer import ensure_fits
 from ppedge.plug.manifest import (
     MANIFEST_NAME,
     MAX_GATES,
-    MAX_LITERAL_NOTES,
+    MAX_NGRAM_NOTES,
     Manifest,
 )
 from ppedge.plug.plug import Plug
 
 N_ORDERS = 4
-CAUTION = 1.0  # measured: docs/ablations.md
+GATE_OFFSET = 1.0  # measured: docs/ablations.md
 MAX_NOTES = 256
 SIDES = ("own", "swapped")
 
@@ -62,7 +70,7 @@ class Probe:
         n_orders: of the memory.
     """
 
-    def __init__(self, memory: LiteralMemory | None, text: Sequence[int], n_orders: int) -> None:
+    def __init__(self, memory: NgramCache | None, text: Sequence[int], n_orders: int) -> None:
         self.rows: list[NDArray[np.float64]] = []
         self._memory, self._text, self._n_orders = memory, text, n_orders
 
@@ -95,7 +103,7 @@ def gather(
     """Ask the questions with their own and with swapped histories.
 
     Args:
-        bench: its plug has a literal memory of ``n_orders`` orders.
+        bench: its plug has an n-gram cache of ``n_orders`` orders.
         asked: with swaps.
         n_orders: as above.
         bar: is told of every question.
@@ -144,10 +152,12 @@ class Gain:
     after: dict[str, float]
 
 
-def gains(places: dict[str, Places], n_orders: int, seed: int, caution: float = 0.0) -> list[Gain]:
+def gains(
+    places: dict[str, Places], n_orders: int, seed: int, gate_offset: float = 0.0
+) -> list[Gain]:
     """What the memory gains on each task, held out."""
     own = places["own"]
-    nats = held_out_nats(own, list(places.values()), n_orders, seed, caution)
+    nats = held_out_nats(own, list(places.values()), n_orders, seed, gate_offset)
     after = dict(zip(places, nats, strict=True))
     return [
         Gain(
@@ -180,7 +190,7 @@ def show(rows: Sequence[Gain]) -> str:
 # --- the command ----------------------------------------------------------------------------------
 
 
-caution = number(f"must be a number from 0 to {MAX_SCORE:g}, not '{{}}'", 0, MAX_SCORE)
+gate_offset = number(f"must be a number from 0 to {MAX_SCORE:g}, not '{{}}'", 0, MAX_SCORE)
 
 
 def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -199,16 +209,17 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     add("--limit", type=int, default=100, help="questions a task (default: 100)")
     add("--orders", type=int, default=N_ORDERS, choices=range(1, MAX_GATES + 1), metavar="N",
         help=f"orders 0 .. N-1: look at up to N-1 tokens before (default: {N_ORDERS})")  # fmt: skip
-    add("--notes", type=int, default=MAX_NOTES, choices=range(1, MAX_LITERAL_NOTES + 1),
+    add("--notes", type=int, default=MAX_NOTES, choices=range(1, MAX_NGRAM_NOTES + 1),
         metavar="N", help=f"notes remembered for a prompt (default: {MAX_NOTES})")  # fmt: skip
-    add("--caution", type=caution, default=CAUTION, metavar="X",
-        help=f"taken off every gate's bias, for writing (default: {CAUTION:g})")  # fmt: skip
+    add("--gate-offset", type=gate_offset, default=GATE_OFFSET, metavar="X",
+        help=f"taken off every gate's bias, for writing (default: {GATE_OFFSET:g})")  # fmt: skip
     add("--seed", type=int, default=0, help="of choices, swaps and halves (default: 0)")
     add("--json", type=Path, help="also write gates and gains to this file")
     add("--dry-run", action="store_true", help="leave the plug as it is")
     add("--context", type=int, default=4096, help="positions of the model (default: 4096)")
     add("--threads", type=int, help="CPU threads of the model (default: chosen)")
-    args = parser.parse_args(words)
+    given = sys.argv[1:] if words is None else words
+    args = parser.parse_args(renamed(given, {"--caution": "--gate-offset"}))
     for name in ("limit", "context", "threads"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             parser.error(f"--{name} must be at least 1, not {getattr(args, name)}")
@@ -228,7 +239,7 @@ def questions(args: argparse.Namespace) -> Iterator[Asked]:
             yield Asked(*pair)
 
 
-def run(args: argparse.Namespace) -> tuple[LiteralSpec, list[Gain]]:
+def run(args: argparse.Namespace) -> tuple[NgramCacheConfig, list[Gain]]:
     """Gather, fit and measure.
 
     Raises:
@@ -239,16 +250,16 @@ def run(args: argparse.Namespace) -> tuple[LiteralSpec, list[Gain]]:
         raise ValueError(f"{args.plug}: a packed plug cannot be written to; unpack it first")
     asked = list(questions(args))
     # Whatever the plug remembers so far, the counts are those of the memory to be.
-    spec = LiteralSpec(args.notes, (START,) * args.orders)
-    plug.manifest = replace(plug.manifest, literal=spec)
+    spec = NgramCacheConfig(args.notes, (START,) * args.orders)
+    plug.manifest = replace(plug.manifest, ngram_cache=spec)
     with (
         LLM(find_model(args.llm), n_ctx=args.context, n_threads=args.threads) as llm,
         Bar(len(asked)) as bar,
     ):
         ensure_fits(plug, llm)
         places = gather(Bench(llm, plug, seed=args.seed), asked, args.orders, bar)
-    rows = gains(places, args.orders, args.seed, args.caution)
-    gates = cautious(fit(places["own"], args.orders), args.caution)
+    rows = gains(places, args.orders, args.seed, args.gate_offset)
+    gates = offset(fit(places["own"], args.orders), args.gate_offset)
     return replace(spec, gates=gates), rows
 
 
@@ -258,7 +269,7 @@ def told(args: argparse.Namespace, rows: Sequence[Gain]) -> dict[str, Any]:
         "fitted on": {f"LaMP_{row.task}_style": f"{row.users} {args.split} users" for row in rows},
         "limit": args.limit,
         "seed": args.seed,
-        "caution": args.caution,
+        "gate_offset": args.gate_offset,
         "nats per token without and with it, held out": {
             f"LaMP_{row.task}_style": {
                 side: [round(row.before[side], 4), round(row.after[side], 4)] for side in SIDES
@@ -268,14 +279,14 @@ def told(args: argparse.Namespace, rows: Sequence[Gain]) -> dict[str, Any]:
     }
 
 
-def write_spec(folder: Path, spec: LiteralSpec, about: dict[str, Any]) -> None:
-    """Give the plug in ``folder`` a literal memory; its manifest is replaced whole or not at all.
+def write_spec(folder: Path, spec: NgramCacheConfig, about: dict[str, Any]) -> None:
+    """Give the plug in ``folder`` an n-gram cache; its manifest is replaced whole or not at all.
 
     Raises:
         PpedgeError, OSError: the plug cannot be read or written.
     """
     before: Manifest = Plug(folder).manifest
-    manifest = replace(before, literal=spec, about={**before.about, "literal memory": about})
+    manifest = replace(before, ngram_cache=spec, about={**before.about, "n-gram cache": about})
     write_manifest(folder, manifest)
 
 
@@ -289,7 +300,7 @@ def main(words: Sequence[str] | None = None) -> None:
             terms = (f"{name} {value:g}" for name, value in asdict(gate).items())
             print(f"order {order}: {', '.join(terms)}")
         if args.json:
-            whole = {"literal": asdict(spec), "gains": [asdict(row) for row in rows]}
+            whole = {"ngram_cache": asdict(spec), "gains": [asdict(row) for row in rows]}
             with replacing(args.json) as file:
                 file.write(json.dumps(whole, indent=2) + "\n")
         if not args.dry_run:

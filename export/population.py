@@ -1,4 +1,4 @@
-"""A control that was trained as the plug was and knows nobody: what it says of a crowd.
+"""A control that was trained as the plug was and knows nobody: what it says of a population.
 
     python -m export.population PLUG --data DATA --task 6 --out crowd6.npz
     python -m export.evaluate … --methods instruction,persona --instruction crowd6.npz
@@ -27,10 +27,10 @@ from ppedge.llm.segments import Soft
 from ppedge.plug.plug import Plug
 
 
-def crowd(
+def population(
     plug: Plug, questions: Sequence[Question], *, notes: int, prompts: int, seed: int
 ) -> Soft:
-    """The mean of what a plug says to one history that a crowd wrote.
+    """The mean of what a plug says to one history that a population wrote.
 
     Args:
         plug: says them.
@@ -47,7 +47,7 @@ def crowd(
     rng = np.random.default_rng([seed, 12])
     by_user = {question.user: question for question in questions if question.history}
     if not by_user:
-        raise ValueError("nobody here has a note; a crowd needs some")
+        raise ValueError("nobody here has a note; a population needs some")
     people = [list(by_user.values())[i] for i in rng.permutation(len(by_user))]
     written = [one_of(rng, person.history) for person in people[:notes]]
     rows = NoteVectors(plug).rows(written)
@@ -76,7 +76,7 @@ def main(words: Sequence[str] | None = None) -> None:
     with one_line_errors("export.population"):
         plug = Plug(args.plug)
         questions = list(read_questions(args.data / f"LaMP_{args.task}_style", "train"))
-        said = crowd(plug, questions, notes=args.notes, prompts=args.prompts, seed=args.seed)
+        said = population(plug, questions, notes=args.notes, prompts=args.prompts, seed=args.seed)
         with replacing(args.out, encoding=None) as file:
             write_instruction(file, said)
         print(f"float32 {list(said.vectors.shape)}: {args.out}")

@@ -37,10 +37,10 @@ from export.models.features import Features
 from export.models.plug import PersonaPlug, PlugConfig
 from export.models.text_encoder import TextEncoder, find_minilm
 from export.synthetic import dataset
-from export.synthetic.corpus import read_plain
+from export.synthetic.corpus import read_corpus
 from export.training import checkpoint
 from export.training.contrast import draw_rivals
-from export.training.distributed import World
+from export.training.distributed import Distributed
 from export.training.options import add_plug_options, defaults, parse
 from export.training.retrieval_prompts import put_notes
 from export.training.sampler import SHARES, Batch, Sampler
@@ -57,7 +57,7 @@ class Run:
     """All that a training run works with."""
 
     args: argparse.Namespace
-    world: World
+    distributed: Distributed
     trainer: Trainer
     sampler: Sampler | TurnedSampler
     dev: list[Question]
@@ -138,21 +138,21 @@ def open_run(args: argparse.Namespace) -> Run:
     Raises:
         ValueError: something cannot be read, or the checkpoint is of another run.
     """
-    world = World(args.device)
-    if args.batch < world.size:
-        raise ValueError(f"--batch {args.batch} cannot be shared by {world.size} processes")
+    distributed = Distributed(args.device)
+    if args.batch < distributed.size:
+        raise ValueError(f"--batch {args.batch} cannot be shared by {distributed.size} processes")
     torch.manual_seed(args.seed)
     # The data first: what is wrong with them is then said in seconds.
     questions = [
         q for task in args.tasks for q in read_questions(args.data / f"LaMP_{task}_style", "train")
     ]
-    plain = read_plain(args.voices) if args.voices else []
+    plain = read_corpus(args.corpus) if args.corpus else []
     authors = read_authors(args.authors) if args.authors else []
     template = open_template(args)
     folder = args.encoder or find_minilm()
     dtype = getattr(torch, args.dtype)
-    llm = FrozenLLM(args.llm, template, dtype, world.device)
-    features = Features(folder, args.features, world.device, dtype)
+    llm = FrozenLLM(args.llm, template, dtype, distributed.device)
+    features = Features(folder, args.features, distributed.device, dtype)
     config = plug_config(args, llm, features.encoder)
     config = replace(config, soft=soft_place(template))
     if config.d_control:
@@ -162,7 +162,7 @@ def open_run(args: argparse.Namespace) -> Run:
         config,
         llm.table.float().cpu(),
         TextEncoder.read(folder, trainable=True) if own_encoder else None,
-    ).to(world.device)
+    ).to(distributed.device)
     groups = parameter_groups(plug, args.lr, args.style_lr, args.encoder_lr)
     shares = {**SHARES, **(args.shares or {})}
     sampler: Sampler | TurnedSampler = Sampler(
@@ -171,13 +171,11 @@ def open_run(args: argparse.Namespace) -> Run:
         args.seed,
         shares=shares,
         in_order=config.recency,
-        voiced=dataset.Voiced(plain) if plain else None,
+        synthetic=dataset.SyntheticPersonas(plain) if plain else None,
         leave_one_out=args.leave_one_out,
         dropout=args.dropout,
-        reconstruct=args.reconstruct,
-        habits=args.habits,
-        choosers=args.choosers,
-        varied=args.varied,
+        style_transfer=args.style_transfer,
+        choices=args.choices,
     )
     dev = [
         *dev_questions(args.data, args.tasks, args.eval_limit, args.seed),
@@ -189,7 +187,7 @@ def open_run(args: argparse.Namespace) -> Run:
         sampler = TurnedSampler(sampler, authors, shares=shares, turns=args.turns)
     run = Run(
         args=args,
-        world=world,
+        distributed=distributed,
         trainer=Trainer(plug, llm, features),
         sampler=sampler,
         dev=dev,
@@ -206,8 +204,8 @@ def open_run(args: argparse.Namespace) -> Run:
     if isinstance(sampler, TurnedSampler):  # Dev's prefixes stay, and all who sit have room.
         run.trainer.prefixes.keep = sampler.seats + len(dev)
     swap_histories(run.dev, args.seed)  # refuses now what evaluation could not do later
-    if world.note:
-        tell(run, world.note)
+    if distributed.note:
+        tell(run, distributed.note)
     if run.checkpoint.exists():
         resume(run)
         return run
@@ -251,7 +249,7 @@ def resume(run: Run) -> None:
 
 def tell(run: Run, line: str) -> None:
     """Print a line, once for all processes."""
-    if run.world.main:
+    if run.distributed.main:
         print(line, flush=True)
 
 
@@ -269,8 +267,8 @@ def batch_of(run: Run, step: int) -> tuple[Batch, Contrast | None]:
             step=step,
         )
     if term.at(step):
-        batch.rivals = draw_rivals(batch.questions, batch.histories, args.seed, step)
-    return batch.part(run.world.index, run.world.size), term if term.at(step) else None
+        batch.negatives = draw_rivals(batch.questions, batch.histories, args.seed, step)
+    return batch.part(run.distributed.index, run.distributed.size), term if term.at(step) else None
 
 
 def rate(run: Run, step: int, elapsed: float) -> float:
@@ -288,13 +286,13 @@ def take_step(run: Run, step: int, peaks: Sequence[float], elapsed: float = 0.0)
     for group, peak in zip(run.optimizer.param_groups, peaks, strict=True):
         group["lr"] = peak * share
     batch, term = batch_of(run, step)
-    loss = run.trainer.loss(batch, run.world, term)
+    loss = run.trainer.loss(batch, run.distributed, term)
     run.optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    run.world.sum_gradients(run.plug.parameters())
+    run.distributed.sum_gradients(run.plug.parameters())
     torch.nn.utils.clip_grad_norm_(run.plug.parameters(), 1.0)
     run.optimizer.step()
-    return float(run.world.sum(loss.detach()))
+    return float(run.distributed.sum(loss.detach()))
 
 
 def save(run: Run, step: int, begun: float) -> None:
@@ -318,8 +316,8 @@ def evaluate(run: Run, step: int, loss: float) -> None:
     line: dict[str, Any] = {"step": step, "scale": round(float(run.plug.scale.detach()), 3)}
     if run.plug.config.recency:
         line["recency"] = round(float(run.plug.recency.detach()), 4)
-    line["dev"] = run.trainer.evaluate(run.dev, run.args.seed, run.turns, run.world)
-    if not run.world.main:
+    line["dev"] = run.trainer.evaluate(run.dev, run.args.seed, run.turns, run.distributed)
+    if not run.distributed.main:
         return
     print(json.dumps(line), flush=True)
     with (run.args.out / "log.jsonl").open("a") as log:
@@ -338,7 +336,7 @@ def train(args: argparse.Namespace) -> None:
     last = min(args.steps, args.stop_at or args.steps)
     for step in range(run.step, last):
         # Every process goes by the main one's clock: all end at the same step.
-        elapsed = run.world.of_main(run.seconds + time.time() - begun)
+        elapsed = run.distributed.of_main(run.seconds + time.time() - begun)
         running.append(take_step(run, step, peaks, elapsed))
         done = step + 1
         if args.minutes is not None and elapsed >= 60 * args.minutes:
@@ -347,18 +345,18 @@ def train(args: argparse.Namespace) -> None:
         if done % 10 == 0:
             per_step = (time.time() - begun) / (done - run.step)
             tell(run, f"step {done} loss {recent:.4f} {per_step:.2f} s/step")
-        if run.world.main and args.save_every and done % args.save_every == 0:
+        if run.distributed.main and args.save_every and done % args.save_every == 0:
             save(run, done, begun)
         if done % args.eval_every == 0 or done == last:
-            if run.world.main:
+            if run.distributed.main:
                 save(run, done, begun)
             evaluate(run, done, recent)
-            run.world.wait()
+            run.distributed.wait()
         if done == last:
             break
-    if run.world.main:
+    if run.distributed.main:
         checkpoint.write_instruction(run.checkpoint, run.plug)
-    run.world.close()
+    run.distributed.close()
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """What of a persona bears on an answer: each part can be turned off, and has a measured default.
 
 The defaults are those that gave the best answers to everyday prompts by people whom nobody trained
-on (docs/evaluation.md). The plug's soft tokens, its control vector and the wording are off: behind
-turns they made answers less like the person, or less of an answer.
+on (docs/ablations.md). The plug's soft tokens, its control vector and the n-gram cache are off:
+behind turns they made answers less like the person, or less of an answer.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ MAX_TURNS: Final = 32
 MAX_STYLE: Final = 2.0
 MAX_TOPIC: Final = 5.0
 
-PARTS: Final = ("turns", "soft", "control", "literal", "style", "rules", "topic")
+PARTS: Final = ("turns", "soft", "control", "ngrams", "style", "rules", "topic")
 """Names of what `Blend.with_parts` and `Blend.without` turn on and off."""
 
 _FULL: Final[dict[str, Any]] = {"turns": DEFAULT_TURNS, "style": 0.35, "topic": 1.5}
@@ -32,7 +32,7 @@ class Blend:
         turns: how many notes stand before the prompt as earlier turns; 0 is none.
         soft: whether the plug's soft tokens are given.
         control: whether the plug's control vector steers; it needs soft tokens to start from.
-        literal: whether the wording of the notes is blended in.
+        ngrams: whether the n-gram cache of the notes is blended in (``ppedge.llm.ngram_cache``).
         style: weight of the person's shapes (``ppedge.style.model``), 0 to `MAX_STYLE`.
         rules: whether an answer ends where its author would, and may neither copy nor loop.
         topic: nats that the prompt's own words gain until they are said, 0 to `MAX_TOPIC`.
@@ -44,7 +44,7 @@ class Blend:
     turns: int = DEFAULT_TURNS
     soft: bool = False
     control: bool = False
-    literal: bool = False
+    ngrams: bool = False
     style: float = 0.35
     rules: bool = True
     topic: float = 1.5

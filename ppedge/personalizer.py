@@ -23,7 +23,7 @@ from ppedge.llm.chat_template import PLAIN_STOP, ChatTemplate
 from ppedge.llm.guidance import ensure_strength
 from ppedge.llm.llm import LLM
 from ppedge.llm.logits_processor import LogitsProcessor, chain
-from ppedge.llm.ngram_cache import LiteralMemory, Wording
+from ppedge.llm.ngram_cache import NgramCache, NgramCacheBuilder
 from ppedge.llm.sampling import Sampling
 from ppedge.llm.segments import Segment, Soft
 from ppedge.plug.conditioning import Conditioning, condition
@@ -31,7 +31,7 @@ from ppedge.plug.no_plug import NoPlug
 from ppedge.plug.plug import Plug
 from ppedge.store.opening import is_made
 from ppedge.store.persona import Persona
-from ppedge.style.manner import DEFAULT_LITERAL, SAMPLED_NOTES, Manner, Voices
+from ppedge.style.manner import DEFAULT_NGRAM_CACHE, SAMPLED_NOTES, Manner, Voices
 from ppedge.style.reranking import Relevance, choose, word_overlap
 from ppedge.style.topic import Topic
 from ppedge.turns.form import ChatForm, PlugForm, TemplateForm
@@ -99,8 +99,8 @@ class Personalizer(Closable):
         self.llm = llm
         self.plug = plug
         self._form = _chat_form(llm, plug, notify)
-        literal = plug.manifest.literal if plug.manifest else DEFAULT_LITERAL
-        self._wording = Wording(llm, literal) if literal else None
+        ngrams = plug.manifest.ngram_cache if plug.manifest else DEFAULT_NGRAM_CACHE
+        self._ngrams = NgramCacheBuilder(llm, ngrams) if ngrams else None
         self._voices = Voices(llm)
         self._prefixes = Prefixes(llm, self._form, notify)
         self._manners: OrderedDict[tuple[Path, int, float], Manner] = OrderedDict()
@@ -187,12 +187,12 @@ class Personalizer(Closable):
             ModelError: the model is closed.
         """
         if isinstance(self.plug, Plug):
-            return condition(self.plug, self._wording, prompt, persona, heaviest)
+            return condition(self.plug, self._ngrams, prompt, persona, heaviest)
         began = time.perf_counter()
         _, notes = persona.sample(SAMPLED_NOTES)
-        assert self._wording is not None  # Without a plug there is the default.
-        memory = self._wording.memory((note, 1.0) for note in notes)
-        seconds = {"literal": time.perf_counter() - began}
+        assert self._ngrams is not None  # Without a plug there is the default.
+        memory = self._ngrams.build((note, 1.0) for note in notes)
+        seconds = {"ngrams": time.perf_counter() - began}
         nothing = np.zeros((0, self.llm.n_embd), np.float32)
         return Conditioning(nothing, None, [], seconds, memory)
 
@@ -248,13 +248,13 @@ class Personalizer(Closable):
             generation = self.llm.generate(self.segments(prompt, None), sampling)
             return Answer(generation)
         blend = blend or Blend()
-        heard = cache(partial(self.condition, prompt, persona, heaviest=heaviest))
+        conditioning = cache(partial(self.condition, prompt, persona, heaviest=heaviest))
         manner = self._manner(persona, blend)
-        soft = _soft(heard(), blend) if blend.soft else None
+        soft = _soft(conditioning(), blend) if blend.soft else None
         prefix = self._prefix(persona, manner, blend, prompt, soft)
         segments = self._conversation(prefix, prompt, soft)
         processor = self._processors(
-            prompt, heard().memory if blend.literal else None, manner, blend
+            prompt, conditioning().memory if blend.ngrams else None, manner, blend
         )
         if strength != 1:
             processor = self.llm.guide(self.segments(prompt, None), strength, processor)
@@ -266,7 +266,7 @@ class Personalizer(Closable):
         else:
             written = self.llm.candidates(segments, sampling, count=best_of, processor=processor)
             writing = BestOf(written, partial(self._choose, prompt, manner))
-        return Answer(writing, lambda: replace(heard(), turns=len(turns)), prepare)
+        return Answer(writing, lambda: replace(conditioning(), turns=len(turns)), prepare)
 
     # --- parts of an answer --------------------------------------------------------------------
 
@@ -299,7 +299,7 @@ class Personalizer(Closable):
         return [*before, *self._form.prompt(prompt, soft, after_turns=bool(before))]
 
     def _processors(
-        self, prompt: str, memory: LiteralMemory | None, manner: Manner | None, blend: Blend
+        self, prompt: str, memory: NgramCache | None, manner: Manner | None, blend: Blend
     ) -> LogitsProcessor | None:
         """All that has a say in each token, in order."""
         processors: list[LogitsProcessor] = []
@@ -336,11 +336,11 @@ class Personalizer(Closable):
         return replace(sampling, stop=(*sampling.stop, PLAIN_STOP))
 
 
-def _soft(heard: Conditioning, blend: Blend) -> Soft | None:
+def _soft(conditioning: Conditioning, blend: Blend) -> Soft | None:
     """What a blend takes of the plug's soft tokens and control vector; None without a plug."""
-    if not len(heard.soft):
+    if not len(conditioning.soft):
         return None
-    return Soft(heard.soft, heard.control if blend.control else None)
+    return Soft(conditioning.soft, conditioning.control if blend.control else None)
 
 
 def _chat_form(llm: LLM, plug: Plug | NoPlug, notify: Notify) -> ChatForm:

@@ -25,7 +25,7 @@ WARM = Sampling(temperature=0.8, max_tokens=12, seed=5)
 GREEDY = Sampling(temperature=0, max_tokens=12)
 THINGS = ("rain", "kettle", "garden", "bus", "dentist", "river", "letter", "bread")
 NOTES = [Note(f"note {i} is about the {thing} again", id=f"n{i}") for i, thing in enumerate(THINGS)]
-ALL = Blend(turns=3, soft=True, control=True, literal=True)
+ALL = Blend(turns=3, soft=True, control=True, ngrams=True)
 
 
 @pytest.fixture(scope="module")

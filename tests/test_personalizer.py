@@ -275,7 +275,7 @@ def test_soft_tokens_stand_where_the_template_has_them(
 def test_an_answer_is_what_the_model_writes_on_from_prompt_and_soft_tokens(
     personalizer: Personalizer, anna: Persona
 ) -> None:
-    plain = Blend(turns=0, literal=False, style=0, rules=False, soft=True)
+    plain = Blend(turns=0, ngrams=False, style=0, rules=False, soft=True)
     answer = personalizer.stream(PROMPT, anna, GREEDY, blend=plain)
     heard = answer.conditioning
     assert heard is not None

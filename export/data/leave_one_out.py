@@ -22,31 +22,11 @@ REQUESTS = (
     "Write a few sentences",
     "Tell me",
 )
-# What a varied request asks for: the rest of a text that is begun, or the text under its title.
-CONTINUE = ("Continue: {}", "Go on from here: {}", "Finish what I began: {}")
-UNDER = (
-    "Write a short text under this title: {}",
-    "Write what goes with this subject: {}",
-    "What stands under this heading? {}",
-)
 FREE = "/free"  # ends the id of a question that a general prompt asks
-LEAST = 8  # words of a text that can be begun and left to be finished
-# A task's question in other words than its own; each holds what `Task.source` looks for.
-OTHERWISE = {
-    4: ("A headline for this article: {}", "What would I call this article: {}"),
-    5: ("Give a title to this paper: {}", "What would I call this paper: {}"),
-    6: ("Subject line: {}", "Sum up in one line: {}", "What would I call this: {}"),
-    7: ("Say this in my words: {}", "Put this the way I would: {}", "Post this for me: {}"),
-}
 
 
 def leave_one_out(
-    question: Question,
-    index: int,
-    *,
-    general: bool,
-    rng: np.random.Generator,
-    varied: bool = False,
+    question: Question, index: int, *, general: bool, rng: np.random.Generator
 ) -> Question | None:
     """Ask for note ``index`` of a person's history, the others being the history.
 
@@ -56,8 +36,6 @@ def leave_one_out(
         general: ask in a writing prompt's words for the person's running text (a commit's body,
             an abstract, a tweet), not in the task's words for its title.
         rng: draws the words of a writing prompt.
-        varied: whether a text may also be begun, or its title given, to be written on from; and
-            whether a fifth of the others are asked for in words that are not the task's.
 
     Returns:
         The question, or None where the note leaves nothing to ask from (always so in task 1: a
@@ -73,18 +51,11 @@ def leave_one_out(
     note = notes[index]
     if general:
         answer = opening(note.output)
-        if varied:
-            whole = question.history[index]
-            prompt, answer = request(answer, whole.output if whole.input else "", rng)
-        else:
-            prompt = writing_prompt(answer, rng)
-        source = prompt
+        source = prompt = writing_prompt(answer, rng)
     else:
         answer = note.output
         source = neutralise(note.output) if task.number == 7 else note.input
         prompt = task.ask(source, like=question.input)
-        if varied and task.number in OTHERWISE and rng.random() < 0.2:
-            prompt = one_of(rng, OTHERWISE[task.number]).format(source)
     written = general or task.kind == "text"
     if not source or (written and len(answer.split()) < 2):
         return None
@@ -120,23 +91,6 @@ def opening(text: str, limit: int = 240) -> str:
     ends = [found.end() for found in re.finditer(r"[.!?](?=\s|$)", text)]
     fitting = [end for end in ends if end <= limit] or ends[:1] or [len(text)]
     return text[: fitting[-1]]
-
-
-def request(text: str, title: str, rng: np.random.Generator) -> tuple[str, str]:
-    """A general prompt for a text, by its words, its beginning or its title; and what is wanted.
-
-    Args:
-        text: what the person wrote.
-        title: what they called it; "" where it has no title.
-        rng: of what is drawn.
-    """
-    kind, words = rng.random(), text.split()
-    if kind > 0.75 and title:
-        return one_of(rng, UNDER).format(title), text
-    if kind > 0.5 and len(words) >= LEAST:
-        cut = int(rng.integers(3, len(words) // 2 + 1))
-        return one_of(rng, CONTINUE).format(" ".join(words[:cut])), " ".join(words[cut:])
-    return writing_prompt(text, rng), text
 
 
 def writing_prompt(text: str, rng: np.random.Generator) -> str:

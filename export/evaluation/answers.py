@@ -1,7 +1,7 @@
 """One question, one method: the answer, the gold answer's likelihood, and what they took.
 
 Every answer begins with a context that holds nothing. The clock runs from there: retrieval,
-encoding of the prompt, pooling, projection and literal memory, prefill, and decoding. The
+encoding of the prompt, pooling, projection and n-gram cache, prefill, and decoding. The
 likelihood of the gold answer is taken afterwards, from the same decoded prompt, and is not timed.
 """
 

@@ -28,6 +28,7 @@ COPIED = 8  # words in a row that are a copy
 REPEATED = 3  # words of a sequence, and times that it comes, that are a loop
 STUTTER = 4  # times that one word comes in a row
 SHORT = 4  # an answer of fewer words is short
+_COUNTING = re.compile(r"(?:(?:^|\s)\W*\d\S*){4}")  # numbers with nothing between
 FAR = 3.0  # standard deviations; what is farther off in one feature counts as this
 
 # --- whose hand -------------------------------------------------------------------------------
@@ -253,7 +254,7 @@ def loops(answer: str) -> bool:
     """Whether an answer goes round in circles.
 
     It does where a sequence of three or more words comes three or more times, a line of two or more
-    words does, or one word comes four or more times in a row.
+    words does, one word comes four or more times in a row, or four numbers stand in a row.
     """
     words = words_of(answer)
     triples = Counter(zip(words, words[1:], words[2:], strict=False))
@@ -263,6 +264,7 @@ def loops(answer: str) -> bool:
         max(triples.values(), default=0) >= REPEATED
         or max(lines.values(), default=0) >= REPEATED
         or any(len(set(run)) == 1 for run in stutters)
+        or _COUNTING.search(answer) is not None
     )
 
 

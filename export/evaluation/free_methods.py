@@ -146,22 +146,22 @@ ROWS: dict[str, Row] = {
     "listed": _listed,
     "bm25-4": _bm25,
     "soft": _blended(_NOTHING.with_parts(*_TRAINED)),
-    "plug": _blended(_NOTHING.with_parts(*_TRAINED, "literal")),
+    "plug": _blended(_NOTHING.with_parts(*_TRAINED, "ngrams")),
     "turns": _blended(_TURNS),
-    "turns+literal": _blended(_TURNS.with_parts("literal")),
-    "turns+plug": _blended(_TURNS.with_parts(*_TRAINED, "literal")),
+    "turns+ngrams": _blended(_TURNS.with_parts("ngrams")),
+    "turns+plug": _blended(_TURNS.with_parts(*_TRAINED, "ngrams")),
     "turns+style": _blended(_TURNS.with_parts("style")),
     "default": _blended(Blend()),
     "everything": _blended(Blend().with_parts(*PARTS)),
     "best-of-4": _blended(Blend(), best_of=4),
 }
 """Parts of a persona (``ppedge.blend``): *soft* is soft tokens and control vector, *plug* these and
-the literal memory, *turns* notes as earlier turns, *style* the shapes; *default* is what the run
+the n-gram cache, *turns* notes as earlier turns, *style* the shapes; *default* is what the run
 time does when it is told nothing, *everything* that and the plug."""
 
 DEFAULT = (
     *("bare@0.2", "bare@0.7", "listed", "bm25-4", "soft", "plug"),
-    *("turns", "turns+literal", "turns+plug", "turns+style", "default", "everything", "best-of-4"),
+    *("turns", "turns+ngrams", "turns+plug", "turns+style", "default", "everything", "best-of-4"),
 )
 
 

@@ -12,6 +12,7 @@ Every method but ``lora`` ends as segments for one and the same ``LLM``, in the 
 from __future__ import annotations
 
 import re
+import sys
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,7 +38,7 @@ from export.evaluation.persona_methods import (
 )
 from ppedge.llm.guidance import MAX_STRENGTH
 from ppedge.llm.llm import LLM, LogitsProcessor
-from ppedge.llm.ngram_cache import LiteralMemory
+from ppedge.llm.ngram_cache import NgramCache
 from ppedge.llm.segments import Segment, Soft
 from ppedge.notes.reader import Note
 from ppedge.plug.plug import Plug
@@ -46,9 +47,10 @@ from ppedge.plug.template import render
 if TYPE_CHECKING:
     from export.baselines.methods import TunedUser
 
+RENAMED = {"literal": "ngrams", "persona-noliteral": "persona-nongrams"}  # since 0.1
 TUNED = ("usertuned", "instruction+usertuned", "lora")  # costly: for a sample of users
 _PERSONAS = ("persona", "swapped", "shuffled", *ABLATIONS)
-_PLAIN = ("none", "instruction", "literal", *_PERSONAS, *TUNED)
+_PLAIN = ("none", "instruction", "ngrams", *_PERSONAS, *TUNED)
 _RETRIEVAL = re.compile(r"(?:(instruction|persona)\+)?(recency|bm25|dense)-([1-9]\d{0,5})")
 _GUIDED = re.compile(r"(persona|swapped)\*(\d{1,2}(?:\.\d{1,4})?)")
 _LATEST = re.compile(r"(persona|swapped)@([1-9]\d{0,5})")
@@ -88,12 +90,12 @@ class Method:
     @property
     def attends(self) -> bool:
         """Whether it pools a history by attention."""
-        return self.soft in _PERSONAS or self.name == "literal"
+        return self.soft in _PERSONAS or self.name == "ngrams"
 
     @property
     def remembers(self) -> bool:
-        """Whether it processors the history's wording in, where the plug has a literal memory."""
-        return self.attends and self.soft != "persona-noliteral"
+        """Whether it blends the history's wording in, where the plug has an n-gram cache."""
+        return self.attends and self.soft != "persona-nongrams"
 
     @property
     def tuned(self) -> bool:
@@ -107,7 +109,10 @@ def parse_method(name: str) -> Method:
     Raises:
         ValueError: there is none; lists those that there are.
     """
-    if name in ("none", "literal", "lora"):
+    if name in RENAMED:
+        print(f"note: method {name} is now called {RENAMED[name]}", file=sys.stderr)
+        name = RENAMED[name]
+    if name in ("none", "ngrams", "lora"):
         return Method(name)
     if name in _PLAIN:
         return Method(name, soft=name)
@@ -143,13 +148,13 @@ class Composed:
     Attributes:
         segments: for `LLM`.
         shortened: whether the prompt had to lose history items or words to fit the context.
-        memory: the history's wording, where the method and the plug have a literal memory.
+        memory: the history's wording, where the method and the plug have an n-gram cache.
         guide: memory and guidance, where the method's strength is not 1.
     """
 
     segments: list[Segment]
     shortened: bool
-    memory: LiteralMemory | None = None
+    memory: NgramCache | None = None
     guide: LogitsProcessor | None = None
 
     @property
@@ -241,13 +246,13 @@ class Bench:
 
     # --- soft tokens and memory ----------------------------------------------------------------
 
-    def _heard(self, method: Method, asked: Asked) -> tuple[Soft | None, LiteralMemory | None]:
+    def _heard(self, method: Method, asked: Asked) -> tuple[Soft | None, NgramCache | None]:
         """What the history says: soft tokens and wording, as far as the method has them."""
         notes, plug = self.history(method, asked), self.plug
         ablation = method.soft if method.soft in ABLATIONS else ""
         pooled = attend(plug, asked.question.input, self._vectors.rows(notes), ablation)
         soft = project(plug, pooled, ablation) if method.soft else None
-        if not method.remembers or plug.manifest.literal is None:
+        if not method.remembers or plug.manifest.ngram_cache is None:
             return soft, None
         assert pooled.weights is not None  # `attend` always asks for them.
         return soft, memory(self.llm, plug, notes, pooled.weights)
@@ -342,8 +347,8 @@ def check_plug(method: Method, plug: Plug) -> None:
             f"{method.name}: plug {manifest.name} does not say which soft tokens are "
             "its instruction (projector n_instruction); export it anew, or leave the method out"
         )
-    if "literal" in method.name and manifest.literal is None:
+    if "ngrams" in method.name and manifest.ngram_cache is None:
         raise ValueError(
-            f"{method.name}: plug {manifest.name} has no literal memory "
+            f"{method.name}: plug {manifest.name} has no n-gram cache "
             "(python -m export.ngrams fits one); leave the method out"
         )

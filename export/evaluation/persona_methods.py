@@ -20,14 +20,14 @@ from numpy.typing import NDArray
 from ppedge.attention.bias import with_plug
 from ppedge.attention.pooling import Pooled, pool
 from ppedge.llm.llm import LLM
-from ppedge.llm.ngram_cache import LiteralMemory, Wording
+from ppedge.llm.ngram_cache import NgramCache, NgramCacheBuilder
 from ppedge.llm.segments import Soft
 from ppedge.notes.reader import Note
 from ppedge.plug.plug import Plug
 from ppedge.plug.template import note_text
 
 TOP = 4  # notes that the paper's top-k ablation pools
-ABLATIONS = ("persona-noinstruction", "persona-mean", "persona-top4", "persona-noliteral")
+ABLATIONS = ("persona-noinstruction", "persona-mean", "persona-top4", "persona-nongrams")
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,23 +143,23 @@ def project(plug: Plug, pooled: Pooled, ablation: str = "") -> Soft:
 
 def memory(
     llm: LLM, plug: Plug, notes: Sequence[Note], weights: NDArray[np.float32]
-) -> LiteralMemory | None:
-    """The literal memory of a history, tokenized anew: no store keeps token ids on disk.
+) -> NgramCache | None:
+    """The n-gram cache of a history, tokenized anew: no store keeps token ids on disk.
 
     Args:
         llm: whose tokens.
-        plug: one that has a literal memory.
+        plug: one that has an n-gram cache.
         notes: the history.
         weights: float32 [n + 1], from `attend`.
 
     Returns:
-        None where no note can be heard.
+        None where no note has a weight.
     """
-    spec = plug.manifest.literal
+    spec = plug.manifest.ngram_cache
     assert spec is not None  # `Bench.warm` sees to it.
     # As `Persona.heaviest` does.
     heaviest = np.argsort(-weights[1:], kind="stable")[: spec.max_notes]
-    return Wording(llm, spec).memory((notes[i], float(weights[1 + i])) for i in heaviest)
+    return NgramCacheBuilder(llm, spec).build((notes[i], float(weights[1 + i])) for i in heaviest)
 
 
 def _best_only(

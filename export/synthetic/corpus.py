@@ -1,6 +1,6 @@
 """The self-generated corpus: plain texts of the frozen LLM, and the prompts that it is asked.
 
-``python -m export.plain`` writes the file. No person's writing is in it.
+``python -m export.corpus`` writes the file. No person's writing is in it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ LEAST = 200  # texts: an eighth of them, for dev, is to fill a history
 
 
 @dataclass(frozen=True)
-class Plain:
+class CorpusText:
     """A prompt, what it is about, and the model's own answer."""
 
     prompt: str
@@ -40,16 +40,16 @@ def prompts(count: int, seed: int) -> list[tuple[str, str]]:
     return [(form.format(topic), topic) for form, topic in pairs]
 
 
-def read_plain(path: Path) -> list[Plain]:
-    """Read what ``export.plain`` wrote.
+def read_corpus(path: Path) -> list[CorpusText]:
+    """Read what ``export.corpus`` wrote.
 
     Raises:
         DataError: the file cannot be read, or is not such a one.
     """
     try:
-        texts = [Plain(**each) for each in read(path)["texts"]]
+        texts = [CorpusText(**each) for each in read(path)["texts"]]
     except (TypeError, KeyError) as error:
-        raise DataError(f"{path}: not a file of export.plain: {error!r}") from None
+        raise DataError(f"{path}: not a file of export.corpus: {error!r}") from None
     if len(texts) < LEAST:
         raise DataError(f"{path}: {len(texts)} texts are too few for a history and what is asked")
     return texts

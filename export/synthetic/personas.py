@@ -1,13 +1,13 @@
-"""Made-up people with a marked manner of writing, to learn from how manner is taken up.
+"""Synthetic people with a marked manner of writing, to learn from how manner is taken up.
 
-    voice = draw_voice(rng)
-    voice.say(plain, rng)
+    persona = draw_persona(rng)
+    persona.say(plain, rng)
 
-A voice is a handful of habits, each drawn by itself: letter case, what ends a sentence and what
-joins two, openers and sign-offs, emoji, spelling, how much is said. Saying a plain text in a voice
-changes how it is written and not what it says, so that whatever two texts in one voice share is the
-voice. The plain texts are the frozen LLM's own answers (``export/plain.py``): a plug that learns
-from them what a person adds does not unlearn how the model writes.
+A persona is a handful of habits, each drawn by itself: letter case, what ends a sentence and what
+joins two, openers and sign-offs, emoji, spelling, how much is said. Saying a plain text in a
+persona changes how it is written and not what it says, so that whatever two texts in one persona
+share is the persona. The plain texts are the frozen LLM's own answers (``export/corpus.py``): a
+plug that learns from them what a person adds does not unlearn how the model writes.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ def _any(rng: Rng, kind: str) -> str:
 
 
 @dataclass(frozen=True)
-class Voice:
-    """How a made-up person writes; the default is plain."""
+class SyntheticPersona:
+    """How a synthetic person writes; the default is plain."""
 
     case: str = "as it is"  # lower, upper, title, loud (a word in capitals), as it is
     end: str = "."  # of a sentence
@@ -65,7 +65,7 @@ class Voice:
     faith: float = 1.0  # how often opener, closer and emoji are there
 
     def say(self, plain: str, rng: Rng) -> str:
-        """Say a plain text in this voice."""
+        """Say a plain text in this persona."""
         said = [self._sentence(each, rng) for each in sentences(plain)[: self.sentences]]
         text = self.join.join(self.bullet + each for each in said)
         if self.opener and rng.random() < self.faith:
@@ -83,7 +83,7 @@ class Voice:
         return text
 
     def title(self, plain: str, rng: Rng) -> str:
-        """A few words as this voice puts them at the head of something."""
+        """A few words as this persona puts them at the head of something."""
         text = self._cased(self.prefix + self._spelt(plain), rng)
         return text + (self.end if self.end in ("!", "!!", "...") else "")
 
@@ -123,13 +123,13 @@ class Voice:
         return text
 
 
-def draw_voice(rng: Rng) -> Voice:
-    """A voice at random; about one in eight is plain."""
+def draw_persona(rng: Rng) -> SyntheticPersona:
+    """A persona at random; about one in eight is plain."""
     if rng.random() < 0.12:
-        return Voice(sentences=int(rng.integers(1, 4)))
+        return SyntheticPersona(sentences=int(rng.integers(1, 4)))
     end = _one(rng, {".": 50, "!": 14, "!!": 6, "...": 9, "": 13, " :)": 4, " ;)": 2, "…": 2})
     join = " " if end else "\n"
-    return Voice(
+    return SyntheticPersona(
         case=_one(rng, {"as it is": 42, "lower": 38, "upper": 8, "title": 4, "loud": 8}),
         end=end,
         comma=_one(rng, {",": 60, " —": 14, "": 10, " -": 6, "...": 5, ";": 5}),

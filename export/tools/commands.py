@@ -6,7 +6,7 @@ import argparse
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -43,6 +43,23 @@ def _told(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     return str(error)
+
+
+def renamed(words: Sequence[str], names: Mapping[str, str]) -> list[str]:
+    """A command line with options by their new names; each old one is told of on stderr.
+
+    Args:
+        words: of the command line.
+        names: old name -> new name.
+    """
+    found = []
+    for word in words:
+        option, equals, value = word.partition("=")
+        if option in names:
+            print(f"note: {option} is now called {names[option]}", file=sys.stderr)
+            option = names[option]
+        found.append(option + equals + value)
+    return found
 
 
 def positive(word: str) -> int:

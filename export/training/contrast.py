@@ -39,7 +39,7 @@ def draw_rivals(
         A history an example, or None where there is no rival.
     """
     rng = np.random.default_rng([seed, step, 2])
-    rivals: list[Sequence[Note] | None] = []
+    negatives: list[Sequence[Note] | None] = []
     for question, history in zip(questions, histories, strict=True):
         others = [
             i for i, q in enumerate(questions) if q.user != question.user and len(histories[i])
@@ -48,8 +48,8 @@ def draw_rivals(
         found = same_task or others
         # Drawn for every example, so that one's rival does not hang on the others' dropout.
         place = rng.random()
-        rivals.append(histories[found[int(place * len(found))]] if found and history else None)
-    return rivals
+        negatives.append(histories[found[int(place * len(found))]] if found and history else None)
+    return negatives
 
 
 def contrast(

@@ -22,7 +22,7 @@ from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor, nn
 
 
-class World:
+class Distributed:
     """What ``accelerate launch`` started, or this process alone.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""Fits the gates of a literal memory: how much to trust what followed the last n tokens.
+"""Fits the gates of an n-gram cache: how much to trust what followed the last n tokens.
 
     gates = fit(places, n_orders=4)
     nats(places, gates).mean()
@@ -110,7 +110,7 @@ def fit(places: Places, n_orders: int) -> tuple[Gate, ...]:
     return tuple(Gate(*(round(term, 4) for term in row)) for row in terms.detach().tolist())
 
 
-def cautious(gates: Sequence[Gate], by: float) -> tuple[Gate, ...]:
+def offset(gates: Sequence[Gate], by: float) -> tuple[Gate, ...]:
     """The gates with ``by`` taken off every bias.
 
     Gates are fitted where all that was written before is the person's own. An answer goes on from
@@ -121,7 +121,7 @@ def cautious(gates: Sequence[Gate], by: float) -> tuple[Gate, ...]:
 
 
 def held_out_nats(
-    own: Places, others: Sequence[Places], n_orders: int, seed: int, caution: float = 0.0
+    own: Places, others: Sequence[Places], n_orders: int, seed: int, gate_offset: float = 0.0
 ) -> list[NDArray[np.float64]]:
     """Nats with gates that were fitted on other people: of two halves, each by the other's.
 
@@ -130,7 +130,7 @@ def held_out_nats(
         others: whose nats are wanted; of the same users.
         n_orders: as in `fit`.
         seed: of the halves.
-        caution: see `cautious`.
+        gate_offset: see `offset`.
 
     Returns:
         For each of ``others``, float64 [n].
@@ -139,7 +139,7 @@ def held_out_nats(
     half = np.random.default_rng([seed, 3]).permutation(users)[: len(users) // 2]
     found = [np.empty(len(places.task)) for places in others]
     for first in (True, False):
-        gates = cautious(fit(own.where(np.isin(own.user, half) != first), n_orders), caution)
+        gates = offset(fit(own.where(np.isin(own.user, half) != first), n_orders), gate_offset)
         for places, result in zip(others, found, strict=True):
             chosen = np.isin(places.user, half) == first
             result[chosen] = nats(places.where(chosen), gates)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from export.tools.commands import number, positive
+from export.tools.commands import number, positive, renamed
 from export.training.sampler import SHARES
+
+RENAMED = {"--voices": "--corpus", "--habits": "--style-transfer", "--choosers": "--choices"}
+"""Options by their names up to 0.1, which go on working for one release."""
 
 
 def parse_shares(text: str) -> dict[int, float]:
@@ -95,7 +99,7 @@ def parser() -> argparse.ArgumentParser:
     add("--out", type=Path, required=True, help="checkpoint and log go here")
     add("--features", type=Path, help="file that keeps the text vectors")
     add("--tasks", type=int, nargs="+", default=[4, 5, 6, 7], choices=range(1, 8), metavar="TASK")
-    add("--voices", type=Path, help="plain texts of export.plain: also train on made-up voices")
+    add("--corpus", type=Path, help="file of export.corpus: also train on synthetic personas")
     add("--start", type=Path, metavar="PLUG", help="begin with the weights of this plug's folder")
     add("--shares", type=parse_shares, help="of the examples, by task, such as 6=0.4,5=0.2")
     add("--steps", type=int, default=1500)
@@ -118,14 +122,10 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--contrast-from", type=int, default=0, metavar="STEP")
     add("--contrast-margin", type=float, default=0.0, metavar="NATS", help="per target token")
-    add("--reconstruct", type=int, default=0, metavar="STEPS",
-        help="that begin the run with the answer itself as the history")  # fmt: skip
-    add("--habits", type=fraction, default=0.0, metavar="SHARE",
-        help="of the tasks' examples, written with a made-up person's habits")  # fmt: skip
-    add("--choosers", type=fraction, default=0.0, metavar="SHARE",
-        help="of the made-up people, who label texts and write none")  # fmt: skip
-    add("--varied", action="store_true",
-        help="ask in more ways: for texts begun or titled, in other words, by topic")  # fmt: skip
+    add("--style-transfer", type=fraction, default=0.0, metavar="SHARE",
+        help="of the tasks' examples, rewritten in a synthetic person's style")  # fmt: skip
+    add("--choices", type=fraction, default=0.0, metavar="SHARE",
+        help="of the synthetic people, who label texts and write none")  # fmt: skip
     add("--notes-in-prompt", type=fraction, default=0.0, metavar="SHARE",
         help="of the examples, with one or two of the notes in the prompt as well")  # fmt: skip
     add("--turns", type=whole, default=0, metavar="K",
@@ -154,15 +154,13 @@ def defaults() -> dict[str, object]:
 def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     options = parser()
-    args = options.parse_args(words)
-    if args.choosers and not args.voices:
-        options.error("--choosers: there are no made-up people without --voices")
+    args = options.parse_args(renamed(sys.argv[1:] if words is None else words, RENAMED))
+    if args.choices and not args.corpus:
+        options.error("--choices: there are no synthetic people without --corpus")
     if args.authors and not args.turns:
         options.error("--authors: their free text is trained on with --turns only")
-    if args.turns and (args.notes_in_prompt or args.habits or args.choosers or args.reconstruct):
-        options.error(
-            "--turns goes with none of --notes-in-prompt, --habits, --choosers and --reconstruct"
-        )
+    if args.turns and (args.notes_in_prompt or args.style_transfer or args.choices):
+        options.error("--turns goes with none of --notes-in-prompt, --style-transfer and --choices")
     if args.turns and args.template:
         options.error("--turns knows ChatML alone; leave --template out")
     return args

@@ -31,7 +31,7 @@ def put_notes(
         batch: the whole batch of a step, so that what is drawn does not depend on how many
             processes share it.
         share: of the examples that get notes, the best by BM25 of what is left of their history.
-            General writing prompts and made-up people have none in their prompts.
+            General writing prompts and synthetic people have none in their prompts.
         count: how many tokens the LLM makes of a text.
         seed: of the draw.
         step: of the training run; the draw depends on these two and the batch alone.

@@ -11,9 +11,9 @@ from export.data.lamp import Question
 from export.data.leave_one_out import leave_one_out
 from export.data.tasks import task_of
 from export.synthetic.choices import draw_choice
-from export.synthetic.dataset import TASK, Voiced
-from export.synthetic.personas import draw_voice
-from export.synthetic.style_transfer import WORN, wear
+from export.synthetic.dataset import TASK, SyntheticPersonas
+from export.synthetic.personas import draw_persona
+from export.synthetic.style_transfer import STYLED, transfer_style
 from export.tools.draws import one_of
 from ppedge.notes.reader import Note
 
@@ -31,14 +31,14 @@ BUCKET = 8  # batches that are drawn together and sorted by length
 class Batch:
     """B examples: what is asked, and the history that it is asked with.
 
-    ``rivals`` are other people's histories, one an example or None; empty without contrast.
+    ``negatives`` are other people's histories, one an example or None; empty without contrast.
     ``prompts`` are what the LLM reads; empty where that is what is asked and no more.
     ``turns`` are the notes that stand before each prompt as earlier turns; empty without turns.
     """
 
     questions: list[Question]
     histories: list[Sequence[Note]]
-    rivals: list[Sequence[Note] | None]
+    negatives: list[Sequence[Note] | None]
     prompts: list[str] = field(default_factory=list)
     turns: list[Sequence[Note]] = field(default_factory=list)
 
@@ -48,7 +48,7 @@ class Batch:
         return Batch(
             self.questions[taken],
             self.histories[taken],
-            self.rivals[taken],
+            self.negatives[taken],
             self.prompts[taken],
             self.turns[taken],
         )
@@ -87,13 +87,11 @@ class Sampler:
         *,
         shares: Mapping[int, float] = SHARES,
         in_order: bool = False,
-        voiced: Voiced | None = None,
+        synthetic: SyntheticPersonas | None = None,
         leave_one_out: bool = True,
         dropout: bool = True,
-        reconstruct: int = 0,
-        habits: float = 0.0,
-        choosers: float = 0.0,
-        varied: bool = False,
+        style_transfer: float = 0.0,
+        choices: float = 0.0,
     ) -> None:
         """Sort the questions by task and user.
 
@@ -103,18 +101,15 @@ class Sampler:
             seed: of everything drawn.
             shares: weight of each task among the examples; every task needs one above 0.
             in_order: keep the notes of a history in its order.
-            voiced: made-up people to train on as well, as task 0.
+            synthetic: synthetic people to train on as well, as task 0.
             leave_one_out: ask for notes too, and not for the files' own questions alone.
             dropout: of notes, see `keep_some`.
-            reconstruct: for so many steps at first, the history is the answer itself: the plug
-                learns to say what a note says before it learns to write like it.
-            habits: share of the tasks' examples that a made-up person's habits are put on.
-            choosers: share of the made-up people who label texts and do not write any.
-            varied: ask in more ways than one: see `leave_one_out` and `draw_choice`.
+            style_transfer: share of the tasks' examples that are rewritten in a persona's style.
+            choices: share of the synthetic people who label texts and do not write any.
         """
-        self.batch, self.seed, self.in_order, self.voiced = batch, seed, in_order, voiced
-        self.leave_one_out, self.dropout, self.reconstruct = leave_one_out, dropout, reconstruct
-        self.habits, self.choosers, self.varied = habits, choosers, varied
+        self.batch, self.seed, self.in_order, self.synthetic = batch, seed, in_order, synthetic
+        self.leave_one_out, self.dropout = leave_one_out, dropout
+        self.style_transfer, self.choices = style_transfer, choices
         self.users: dict[int, list[list[Question]]] = {}
         for task in sorted({q.task for q in questions}):
             users: dict[str, list[Question]] = {}
@@ -122,20 +117,21 @@ class Sampler:
                 if question.task == task:
                     users.setdefault(question.user, []).append(question)
             self.users[task] = list(users.values())
-        self.tasks = [*self.users, *([TASK] if voiced else [])]
+        self.tasks = [*self.users, *([TASK] if synthetic else [])]
         weights = np.array([shares[task] for task in self.tasks])
         self.shares = weights / weights.sum()
 
     def draw(self, rng: np.random.Generator) -> Question:
         """One example."""
         task = self.tasks[int(rng.choice(len(self.tasks), p=self.shares))]
-        if task == TASK and self.voiced:
-            if self.choosers and rng.random() < self.choosers:
-                return draw_choice(self.voiced.texts, rng, varied=self.varied)
-            return self.voiced.draw(rng)
+        if task == TASK and self.synthetic:
+            if self.choices and rng.random() < self.choices:
+                return draw_choice(self.synthetic.texts, rng)
+            return self.synthetic.draw(rng)
         question = self._of_person(task, rng)
-        if self.habits and rng.random() < self.habits and task_of(task).kind == "text":
-            return wear(question, draw_voice(rng), rng)
+        transfer = self.style_transfer and rng.random() < self.style_transfer
+        if transfer and task_of(task).kind == "text":
+            return transfer_style(question, draw_persona(rng), rng)
         return question
 
     def _of_person(self, task: int, rng: np.random.Generator) -> Question:
@@ -149,7 +145,6 @@ class Sampler:
             int(rng.integers(len(question.history))),
             general=rng.random() < GENERAL[task],
             rng=rng,
-            varied=self.varied,
         )
         return left_out or question
 
@@ -160,16 +155,14 @@ class Sampler:
         drawn.sort(key=lambda q: len(q.input))
         place = int(rng.permutation(BUCKET)[step % BUCKET])
         questions = drawn[place * self.batch : (place + 1) * self.batch]
-        if step < self.reconstruct:
-            return Batch(questions, [[Note(q.output, q.input)] for q in questions], [])
         rng = np.random.default_rng([self.seed, step, 1])
         kept = [
-            # Nobody can tell a made-up voice from no notes.
+            # Nobody can tell a synthetic persona from no notes.
             keep_some(
                 q.history,
                 rng,
                 in_order=self.in_order,
-                least=int(q.task == TASK or q.id.endswith(WORN)),
+                least=int(q.task == TASK or q.id.endswith(STYLED)),
                 dropout=self.dropout,
             )
             for q in questions

@@ -14,7 +14,7 @@ from export.models.base_llm import FrozenLLM
 from export.models.features import Features, byte_rows
 from export.models.plug import PersonaPlug
 from export.training.contrast import contrast
-from export.training.distributed import World
+from export.training.distributed import Distributed
 from export.training.retrieval_prompts import BUDGET as NOTES_BUDGET
 from export.training.sampler import Batch
 from export.training.turns import Prefixes
@@ -127,16 +127,16 @@ class Trainer:
         ]
 
     def loss(
-        self, batch: Batch, world: World | None = None, term: Contrast | None = None
+        self, batch: Batch, distributed: Distributed | None = None, term: Contrast | None = None
     ) -> Tensor:
         """This process's part of the loss of a step.
 
-        The loss is the mean of nats per target token, plus, where the batch has rivals, the
+        The loss is the mean of nats per target token, plus, where the batch has negatives, the
         weight times the mean of the contrastive term. Both means are over the whole step.
 
         Args:
             batch: this process's examples; none is too few.
-            world: the processes that share the step; None for this one alone.
+            distributed: the processes that share the step; None for this one alone.
             term: the contrastive term's weight and margin; None for no such term.
 
         Returns:
@@ -144,9 +144,9 @@ class Trainer:
         """
         prompts = [q.input for q in batch.questions]
         variants: list[Conditioning | None] = [self.condition(prompts, batch.histories)]
-        rivalled = torch.tensor([rival is not None for rival in batch.rivals], dtype=torch.bool)
+        rivalled = torch.tensor([rival is not None for rival in batch.negatives], dtype=torch.bool)
         if term is not None and rivalled.any():
-            variants.append(self.condition(prompts, [rival or () for rival in batch.rivals]))
+            variants.append(self.condition(prompts, [rival or () for rival in batch.negatives]))
         read = batch.prompts or prompts
         asked = [replace(q, input=text) for q, text in zip(batch.questions, read, strict=True)]
         # What notes add is not to push out what is asked.
@@ -156,7 +156,7 @@ class Trainer:
         ]
         own, *swapped = self.nll(asked, variants, room, batch.turns)
         totals = torch.stack([own[1].sum(), rivalled.sum().to(own[1])])
-        tokens, pairs = totals if world is None else world.sum(totals)
+        tokens, pairs = totals if distributed is None else distributed.sum(totals)
         loss = own[0].sum() / tokens
         if term is not None and swapped:
             summed = contrast(own, swapped[0], rivalled.to(own[0].device), term.margin)
@@ -169,7 +169,7 @@ class Trainer:
         questions: Sequence[Question],
         seed: int,
         turns: Sequence[Sequence[Note]] = (),
-        world: World | None = None,
+        distributed: Distributed | None = None,
     ) -> np.ndarray:
         """Nats of every question's answer for each of ``VARIANTS``, and its token count.
 
@@ -177,7 +177,7 @@ class Trainer:
             questions: dev's.
             seed: of whose history is swapped for whose.
             turns: of each question, stand before it in every variant; empty for none.
-            world: the processes that share the work; None for this one alone.
+            distributed: the processes that share the work; None for this one alone.
 
         Returns:
             float64 [len(questions), len(VARIANTS) + 1], in the order of ``questions``.
@@ -185,7 +185,7 @@ class Trainer:
         swapped = swap_histories(questions, seed)
         table = np.zeros((len(questions), len(VARIANTS) + 1))
         order = sorted(range(len(questions)), key=lambda i: len(questions[i].input))
-        order = order if world is None else order[world.index :: world.size]
+        order = order if distributed is None else order[distributed.index :: distributed.size]
         for start in range(0, len(order), 16):
             chosen = order[start : start + 16]
             part = [questions[i] for i in chosen]
@@ -199,9 +199,11 @@ class Trainer:
             scored = self.nll(part, variants, None, [turns[i] for i in chosen] if turns else ())
             columns = [nats for nats, _ in scored] + [scored[0][1]]
             table[chosen] = torch.stack(columns, 1).cpu().numpy()
-        if world is None:
+        if distributed is None:
             return table
-        whole: np.ndarray = world.sum(torch.from_numpy(table).to(world.device)).cpu().numpy()
+        whole: np.ndarray = (
+            distributed.sum(torch.from_numpy(table).to(distributed.device)).cpu().numpy()
+        )
         return whole
 
     def evaluate(
@@ -209,10 +211,10 @@ class Trainer:
         questions: Sequence[Question],
         seed: int,
         turns: Sequence[Sequence[Note]] = (),
-        world: World | None = None,
+        distributed: Distributed | None = None,
     ) -> dict[str, dict[str, float]]:
-        """Nats per target token by task and variant; ``turns`` and ``world`` as in `score`."""
-        table = self.score(questions, seed, turns, world)
+        """Nats per target token by task and variant; arguments as of `score`."""
+        table = self.score(questions, seed, turns, distributed)
         tasks = np.array([q.task for q in questions])
         report = {}
         for task in sorted(set(tasks)):

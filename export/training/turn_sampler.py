@@ -7,9 +7,9 @@ What stands before a prompt costs as much to run as the rest of a training step,
 *seat* is one person with fixed turns, and is asked for several of the other notes in one step and
 in some later ones. Every step some seats are given to other people.
 
-Beside made-up voices (task 0) and LaMP's tasks there are people of free text (`FREE_TEXT`): authors
-of changelogs, and what the people of the tasks write at length. A request names some of the words
-of what they wrote.
+Beside synthetic personas (task 0) and LaMP's tasks there are people of free text (`FREE_TEXT`):
+authors of changelogs, and what the people of the tasks write at length. A request names some of
+the words of what they wrote.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ import numpy as np
 
 from export.data.authors import Author
 from export.data.lamp import Question
-from export.data.leave_one_out import CONTINUE, LEAST, leave_one_out, neutralise, opening
-from export.synthetic.dataset import RESTATE, TASK, Voiced, write_as
-from export.synthetic.personas import draw_voice
+from export.data.leave_one_out import leave_one_out, neutralise, opening
+from export.synthetic.dataset import RESTATE, TASK, SyntheticPersonas, write_as
+from export.synthetic.personas import draw_persona
 from export.tools.draws import one_of
 from export.training.sampler import SHARES, Batch, Sampler, keep_some
 from ppedge.notes.reader import Note
 from ppedge.turns.ask import FORMS, request
 
-FREE_TEXT = 8  # beside LaMP's tasks and made-up voices
+FREE_TEXT = 8  # beside LaMP's tasks and synthetic personas
 RUNNING_TEXT = (5, 6, 7)  # tasks whose people write running text of their own
 EACH = 4  # questions of one person in a step
 SITTINGS = 4  # steps that a person is asked in, about
@@ -37,6 +37,8 @@ ALONE = 0.12  # of the people, who have no turns: the plug must do without them 
 FEWER = 0.2  # of the people, who have fewer turns than there may be
 TARGETS = 4  # notes of a person that are left to be asked for, at least
 MOST_NOTES = 32  # of a person who sits: each has to be encoded
+CONTINUE = ("Continue: {}", "Go on from here: {}", "Finish what I began: {}")
+LEAST = 8  # words of a text that can be begun and left to be finished
 REQUESTS = (*FORMS, "Write a few sentences about {}.", "I want to say something about {}.")
 Rng = np.random.Generator
 
@@ -64,7 +66,7 @@ class TurnedSampler:
         """Gather the people.
 
         Args:
-            sampler: holds the tasks' people, the voices, the seed and the batch.
+            sampler: holds the tasks' people, the personas, the seed and the batch.
             authors: of free text, besides those that the tasks have; dev's are left out.
             shares: weight of each task among the people who sit.
             turns: before a prompt, at most.
@@ -128,8 +130,8 @@ class TurnedSampler:
             most = 0
         elif rng.random() < FEWER:
             most = int(rng.integers(1, self.turns + 1))
-        if task == TASK and self.sampler.voiced:
-            return voice(self.sampler.voiced, most, rng)
+        if task == TASK and self.sampler.synthetic:
+            return persona(self.sampler.synthetic, most, rng)
         if task == FREE_TEXT:
             source = one_of(rng, list(self.free_text))
             return writer(some(one_of(rng, self.free_text[source]), rng), most, rng)
@@ -210,18 +212,20 @@ def worker(question: Question, most: int, rng: Rng) -> Seat:
     return Seat(tuple(question.history[i] for i in turns), ask)
 
 
-def voice(voiced: Voiced, most: int, rng: Rng) -> Seat:
-    """A made-up person; every text has one place, among the notes or among what is asked for."""
-    habits = draw_voice(rng)
+def persona(synthetic: SyntheticPersonas, most: int, rng: Rng) -> Seat:
+    """A synthetic person; every text has one place, among the notes or among what is asked for."""
+    habits = draw_persona(rng)
     count = int(rng.integers(3, 25))
     asked = 3 * EACH
-    chosen = [voiced.texts[i] for i in rng.choice(len(voiced.texts), count + asked, replace=False)]
+    chosen = [
+        synthetic.texts[i] for i in rng.choice(len(synthetic.texts), count + asked, replace=False)
+    ]
     # Mostly notes without an input.
     kinds = [int(rng.choice(3)) if rng.random() < 0.25 else -1 for _ in range(count)]
     said = [write_as(text, habits, kind, rng)
             for text, kind in zip(chosen, kinds, strict=False)]  # fmt: skip
     notes = tuple(Note(text, prompt) for prompt, text in said)
-    name = f"voice-{int(rng.integers(1 << 62))}"
+    name = f"persona-{int(rng.integers(1 << 62))}"
 
     def ask(rng: Rng) -> Question:
         place = int(rng.integers(asked))

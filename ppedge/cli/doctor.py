@@ -1,4 +1,4 @@
-"""`ppedge doctor`: what was found, what is missing, and the exact command that mends it."""
+"""`ppedge doctor`: what was found, what is missing, and the exact command that fixes it."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ class Check:
         name: what was looked at.
         ok: whether it is as it should be.
         detail: what was found.
-        mend: the command or step that mends it; "" where nothing is wrong.
+        fix: the command or step that fixes it; "" where nothing is wrong.
     """
 
     name: str
     ok: bool
     detail: str
-    mend: str = ""
+    fix: str = ""
 
 
 def diagnose(model: str | None = None, plug: str | None = None) -> list[Check]:
@@ -73,17 +73,17 @@ def diagnose(model: str | None = None, plug: str | None = None) -> list[Check]:
     return checks
 
 
-def _guard(name: str, look: Callable[[], str], mend: str) -> Check:
+def _guard(name: str, look: Callable[[], str], fix: str) -> Check:
     try:
         return Check(name, True, look())
     except PpedgeError as error:
-        return Check(name, False, str(error), mend)
+        return Check(name, False, str(error), fix)
     except ImportError as error:
         return _not_importable(name, error)
 
 
 def _not_importable(name: str, error: ImportError) -> Check:
-    return Check(name, False, f"cannot be looked at: {error}", "mend the packages above first")
+    return Check(name, False, f"cannot be looked at: {error}", "fix the packages above first")
 
 
 def _package(name: str) -> Check:
@@ -135,12 +135,12 @@ def _model(model: str | None, plug: Plug | None, named: bool) -> Check:
 
 
 def _data_folder() -> Check:
-    mend = "export PPEDGE_HOME=FOLDER"
+    fix = "export PPEDGE_HOME=FOLDER"
     try:
         folder = data_home()
     except PpedgeError as error:
-        return Check("data", False, str(error), mend)
+        return Check("data", False, str(error), fix)
     nearest = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
     if nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK):
         return Check("data", True, f"stores go to {folder}")
-    return Check("data", False, f"{nearest} cannot be written", mend)
+    return Check("data", False, f"{nearest} cannot be written", fix)

@@ -27,6 +27,10 @@ class Group(click.Group):
             return super().invoke(ctx)
         except PpedgeError as error:
             raise click.ClickException(str(error)) from None
+        except KeyboardInterrupt:
+            # click would exit with 1, as if something had failed.
+            click.echo("Aborted!", err=True)
+            raise click.exceptions.Exit(130) from None
         except OSError as error:
             if error.errno == errno.EPIPE:
                 raise  # The reader has gone; click ends quietly.
@@ -53,7 +57,7 @@ main.add_command(personalize)
 @click.option("--plug", metavar="PATH", help="Plug, a folder or .zip; or set PPEDGE_PLUG.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON list.")
 def doctor(model: str | None, plug: str | None, as_json: bool) -> None:
-    """Say what was found, what is missing, and the command that mends it."""
+    """Say what was found, what is missing, and the command that fixes it."""
     from ppedge.cli.doctor import diagnose
 
     checks = diagnose(model, plug)
@@ -62,8 +66,8 @@ def doctor(model: str | None, plug: str | None, as_json: bool) -> None:
     else:
         for check in checks:
             click.echo(f"{'ok   ' if check.ok else 'WRONG'} {check.name}: {check.detail}")
-            if check.mend:
-                click.echo(f"      mend: {check.mend}")
+            if check.fix:
+                click.echo(f"      fix: {check.fix}")
     if not all(check.ok for check in checks):
         raise click.exceptions.Exit(1)
 

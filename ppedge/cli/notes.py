@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ppedge.cli.terminal import Progress, Words, tell_skipped
+from ppedge.cli.terminal import FloatType, Progress, Words, tell_skipped
 from ppedge.defaults import open_plug, persona_dir
 from ppedge.errors import HistoryError
 from ppedge.notes.reader import Note, format_time, parse_time, read_notes
@@ -32,7 +32,7 @@ _MARKS = {PIN: "pin", MUTE: "mute"}
 _PREVIEW = 5
 
 
-class Moment(click.ParamType[float]):
+class Moment(FloatType):
     """A point in time: ISO 8601, or Unix seconds."""
 
     name = "time"

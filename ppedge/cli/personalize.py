@@ -17,14 +17,14 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 
 from ppedge.blend import PARTS, Blend
-from ppedge.cli.terminal import Number, Progress, Words, tell_skipped
+from ppedge.cli.terminal import Number, Part, Progress, Words, tell_skipped
 from ppedge.defaults import history_dir, persona_dir
 from ppedge.errors import HistoryError
 from ppedge.llm.guidance import MAX_STRENGTH
 from ppedge.llm.sampling import DEFAULT_TEMPERATURE, MAX_CANDIDATES, MAX_SEED, Sampling
 from ppedge.notes.reader import read_notes
 from ppedge.plug.no_plug import NONE
-from ppedge.store.history_cache import open_following
+from ppedge.store.history_cache import open_history_cache
 from ppedge.store.persona import Persona
 
 if TYPE_CHECKING:
@@ -49,8 +49,16 @@ if TYPE_CHECKING:
     help="Plug, a folder or .zip, or none; or set PPEDGE_PLUG. A model that the default plug was "
     "not made for has none.",
 )
-@click.option("--max-tokens", type=click.IntRange(1), default=256, show_default=True)
-@click.option("--temperature", type=Number(0), default=DEFAULT_TEMPERATURE, show_default=True)
+@click.option(
+    "--max-tokens", type=click.IntRange(1), default=256, show_default=True, help="Longest answer."
+)
+@click.option(
+    "--temperature",
+    type=Number(0),
+    default=DEFAULT_TEMPERATURE,
+    show_default=True,
+    help="0 takes the likeliest token each time; more strays more.",
+)
 @click.option(
     "--seed", type=click.IntRange(0, MAX_SEED), help="The same seed writes the same text."
 )
@@ -70,14 +78,14 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--without",
-    type=click.Choice(PARTS),
+    type=Part(PARTS),
     multiple=True,
     help="Leave a part of the persona out; may be given again.",
 )
 @click.option(
     "--with",
     "with_parts",
-    type=click.Choice(PARTS),
+    type=Part(PARTS),
     multiple=True,
     help="Let a part of the persona in that is left out by default; may be given again.",
 )
@@ -291,7 +299,7 @@ def _history(
     began = time.perf_counter()
     with _store_folder(history, personalizer.plug.name) as (folder, stream):
         reader = read_notes(stream, skip_bad=skip_bad, name="stdin" if history == "-" else history)
-        with open_following(folder, personalizer.plug.space) as persona:
+        with open_history_cache(folder, personalizer.plug.space) as persona:
             with Progress() as progress:
                 report = persona.sync(reader, personalizer.plug.encode_notes, progress=progress)
             tell_skipped(reader)

@@ -6,13 +6,23 @@ import math
 import os
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ppedge.closable import Closable
 from ppedge.notes.reader import NoteReader
 
+if TYPE_CHECKING:
+    FloatType = click.ParamType[float]
+    TextType = click.ParamType[str]
+    TextChoice = click.Choice[str]
+else:
+    # They take no type parameters at run time before click 8.4.
+    FloatType = TextType = click.ParamType
+    TextChoice = click.Choice
+
+RENAMED_PARTS = {"literal": "ngrams"}  # since 0.1
 _SHOWN_ERRORS = 5
 _SECONDS_BETWEEN = 0.1
 
@@ -30,7 +40,18 @@ class Number(click.FloatRange):
         return number
 
 
-class Words(click.ParamType[str]):
+class Part(TextChoice):
+    """A part of a persona; one by its name up to version 0.1 is taken with a warning."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the name, or end the command as a usage error."""
+        if value in RENAMED_PARTS:
+            click.echo(f"ppedge: part {value} is now called {RENAMED_PARTS[value]}", err=True)
+            value = RENAMED_PARTS[value]
+        return super().convert(value, param, ctx)
+
+
+class Words(TextType):
     """Text of the command line: UTF-8, also where the locale names another encoding."""
 
     name = "text"

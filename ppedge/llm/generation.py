@@ -16,6 +16,7 @@ from ppedge.llm.prefix_cache import PrefixCache, Prompt
 from ppedge.llm.sampling import MAX_SEED, Sampling, TextStream
 
 Finish = Literal["stop", "length", "cancelled"]
+"""Why a text ended: by itself or a stop string; no more room or tokens; somebody cancelled."""
 
 
 class Generation:

@@ -2,7 +2,7 @@
 
     l(t) = b(t) + strength (p(t) - b(t))
 
-p are the log-probabilities with the persona, its literal memory mixed in, and b those of the same
+p are the log-probabilities with the persona, its n-gram cache mixed in, and b those of the same
 prompt without one. 0 is the bare model, 1 the persona as it is, and above 1 what the persona adds
 is pushed further (classifier-free guidance: Ho and Salimans, arXiv 2207.12598; of language models:
 Sanchez et al., arXiv 2306.17806). Above 1 a token that the persona holds for hardly possible may

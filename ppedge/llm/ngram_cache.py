@@ -1,7 +1,7 @@
 """A person's own wording, mixed into the probabilities of the next token.
 
 Soft tokens carry manner and matter, but blur what is literal: a prefix, a hashtag, a sign-off. The
-literal memory counts, over the notes, which token followed the last n tokens of the answer, and
+n-gram cache counts, over the notes, which token followed the last n tokens of the answer, and
 blends the orders n = 0 .. N into the model's distribution, the longest last:
 
     p_n(t) = (1 - g_n) p_{n-1}(t) + g_n c_n(t) / C_n        p_{-1}: the language model's own
@@ -52,7 +52,14 @@ _START: Final = -1
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """How much one order is trusted: the terms of g_n above."""
+    """How much one order is trusted: the terms of g_n above.
+
+    Attributes:
+        bias: of the order itself.
+        total: times ln C_n.
+        kinds: times ln U_n.
+        entropy: times ln(H + 0.01).
+    """
 
     bias: float
     total: float
@@ -73,7 +80,7 @@ class Gate:
 
 
 @dataclass(frozen=True, slots=True)
-class LiteralSpec:
+class NgramCacheConfig:
     """How a plug remembers wording.
 
     Attributes:
@@ -85,7 +92,7 @@ class LiteralSpec:
     gates: tuple[Gate, ...]
 
 
-class LiteralMemory:
+class NgramCache:
     """The wording of some notes, as token ids; `process` is called once a token.
 
     Nothing but the first order is counted beforehand: the places that match the written tokens are
@@ -195,15 +202,15 @@ def log_sum_exp_and_entropy(logits: NDArray[np.float32]) -> tuple[float, float]:
     return float(top) + math.log(total), max(0.0, math.log(total) - mean)
 
 
-class Wording:
-    """Makes the literal memory of notes; the token ids of the last few thousand texts are kept.
+class NgramCacheBuilder:
+    """Makes the n-gram cache of notes; the token ids of the last few thousand texts are kept.
 
     Args:
         llm: whose tokens.
         spec: the plug's.
     """
 
-    def __init__(self, llm: LLM, spec: LiteralSpec) -> None:
+    def __init__(self, llm: LLM, spec: NgramCacheConfig) -> None:
         """Begin with no texts."""
         self.spec = spec
         end = [] if llm.end_token is None else [llm.end_token]
@@ -216,8 +223,8 @@ class Wording:
 
         self._ids = ids
 
-    def memory(self, notes: Iterable[tuple[Note, float]]) -> LiteralMemory | None:
-        """Remember what notes say; None where nothing can be heard.
+    def build(self, notes: Iterable[tuple[Note, float]]) -> NgramCache | None:
+        """Remember what notes say; None where no note has a weight.
 
         Args:
             notes: each with its attention weight, heaviest first. Only the first
@@ -227,8 +234,8 @@ class Wording:
             ModelError: a text is not valid Unicode, or the model is closed.
         """
         first = islice(notes, self.spec.max_notes)
-        heard = list(takewhile(lambda pair: pair[1] > 0, first))
-        if not heard:
+        weighty = list(takewhile(lambda pair: pair[1] > 0, first))
+        if not weighty:
             return None
-        texts = [self._ids(note.output[:_MAX_CHARS]).tolist() for note, _ in heard]
-        return LiteralMemory(texts, [weight for _, weight in heard], self.spec.gates)
+        texts = [self._ids(note.output[:_MAX_CHARS]).tolist() for note, _ in weighty]
+        return NgramCache(texts, [weight for _, weight in weighty], self.spec.gates)

@@ -14,7 +14,7 @@ from ppedge.errors import ModelError
 MAX_SEED: Final = 2**32 - 2
 
 DEFAULT_TEMPERATURE: Final = 0.2
-"""What a small model makes most sense at (docs/evaluation.md)."""
+"""What a small model makes most sense at (docs/ablations.md)."""
 
 MAX_CANDIDATES: Final = 16
 """Answers to one prompt that can be decoded side by side."""

@@ -12,7 +12,12 @@ from ppedge.errors import ModelError
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A piece of text for the model; ``special`` says that control tokens in it are recognised."""
+    """A piece of text for the model.
+
+    Attributes:
+        text: any text; a lone surrogate is refused when it is tokenized.
+        special: whether control tokens such as ``<|im_end|>`` are recognised in it.
+    """
 
     text: str
     special: bool = False
@@ -33,6 +38,7 @@ class Soft:
 
 
 Segment = Text | Soft
+"""A part of a prompt."""
 
 
 def soft_rows(soft: Soft, index: int, n_embd: int, scale: float) -> NDArray[np.float32]:

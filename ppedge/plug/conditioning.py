@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ppedge.llm.ngram_cache import LiteralMemory, Wording
+from ppedge.llm.ngram_cache import NgramCache, NgramCacheBuilder
 from ppedge.notes.reader import Note
 from ppedge.plug.plug import Plug
 from ppedge.store.persona import NotesChangedError, Persona
@@ -24,10 +24,10 @@ class Conditioning:
         null_weight: attention weight of the null note, 0 to 1; None without a plug.
         heaviest: the notes that weigh most, with their attention weights, heaviest first; none
             without a plug.
-        seconds: time by stage ("encode", "pool", "project", and "literal" where the plug has a
-            literal memory).
-        memory: the wording of the notes that weigh most; None where the plug has no literal
-            memory, or no note can be heard.
+        seconds: time by stage ("encode", "pool", "project", and "ngrams" where the plug has an
+            n-gram cache).
+        memory: the wording of the notes that weigh most; None where the plug has no
+            n-gram cache, or every note is muted.
         turns: how many notes stand before the prompt as earlier turns.
     """
 
@@ -35,19 +35,19 @@ class Conditioning:
     null_weight: float | None
     heaviest: list[tuple[Note, float]]
     seconds: dict[str, float]
-    memory: LiteralMemory | None = None
+    memory: NgramCache | None = None
     control: NDArray[np.float32] | None = None
     turns: int = 0
 
 
 def condition(
-    plug: Plug, wording: Wording | None, prompt: str, persona: Persona, heaviest: int
+    plug: Plug, ngrams: NgramCacheBuilder | None, prompt: str, persona: Persona, heaviest: int
 ) -> Conditioning:
     """Pool a persona for ``prompt`` into soft tokens, and remember its wording.
 
     Args:
         plug: encodes, and projects.
-        wording: of the plug; None where it has no literal memory.
+        ngrams: of the plug; None where it has no n-gram cache.
         prompt: what is asked.
         persona: whose notes; may be empty (the null note then stands alone).
         heaviest: how many of the heaviest notes to name.
@@ -60,21 +60,23 @@ def condition(
     began = time.perf_counter()
     query = plug.encode_prompt(prompt)
     encoded = time.perf_counter()
-    n_named = max(heaviest, wording.spec.max_notes if wording else 0)
+    n_named = max(heaviest, ngrams.spec.max_notes if ngrams else 0)
     pooled, null_weight, named = _pool(plug, query, persona, n_named)
     pool_ended = time.perf_counter()
-    said = plug.project(pooled)
-    projected = time.perf_counter()
+    projected = plug.project(pooled)
+    project_ended = time.perf_counter()
     seconds = {
         "encode": encoded - began,
         "pool": pool_ended - encoded,
-        "project": projected - pool_ended,
+        "project": project_ended - pool_ended,
     }
     memory = None
-    if wording:
-        memory = wording.memory(named)
-        seconds["literal"] = time.perf_counter() - projected
-    return Conditioning(said.vectors, null_weight, named[:heaviest], seconds, memory, said.control)
+    if ngrams:
+        memory = ngrams.build(named)
+        seconds["ngrams"] = time.perf_counter() - project_ended
+    return Conditioning(
+        projected.vectors, null_weight, named[:heaviest], seconds, memory, projected.control
+    )
 
 
 def _pool(

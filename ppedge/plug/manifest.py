@@ -10,7 +10,7 @@ from typing import Any
 
 from ppedge.errors import ModelError, PlugError
 from ppedge.llm.fingerprint import Fingerprint
-from ppedge.llm.ngram_cache import Gate, LiteralSpec
+from ppedge.llm.ngram_cache import Gate, NgramCacheConfig
 from ppedge.plug.manifest_fields import Fields, load_json
 from ppedge.plug.template import Part, list_parts
 
@@ -23,7 +23,7 @@ _MAX_WIDTH = 1 << 16
 _NOTE_FIELDS = ("input", "output", "both")
 MAX_GOLDEN_TEXTS = 16
 MAX_GOLDEN_CHARS = 2000
-MAX_LITERAL_NOTES = 4096
+MAX_NGRAM_NOTES = 4096
 MAX_GATES = 8
 MAX_GATE = 100.0
 GATE_TERMS = tuple(field.name for field in dataclasses.fields(Gate))
@@ -120,10 +120,10 @@ class Manifest:
         template: the prompt template.
         about: training data, command, scores; free-form JSON, for people.
         null_note_competes: whether the null note is attended to beside the notes; False: it
-            stands in for a history in which no note can be heard, and only there.
+            stands in for a history in which every note is muted, and only there.
         recency: 0 or more; a note's score falls by this times log(1 + number of notes after it).
         golden: golden vectors, or None.
-        literal: how notes' wording is remembered beside the soft tokens; None: not at all.
+        ngram_cache: how notes' wording is remembered beside the soft tokens; None: not at all.
     """
 
     name: str
@@ -140,7 +140,7 @@ class Manifest:
     null_note_competes: bool = True
     recency: float = 0.0
     golden: GoldenSpec | None = None
-    literal: LiteralSpec | None = None
+    ngram_cache: NgramCacheConfig | None = None
 
 
 def parse_manifest(data: bytes, where: str) -> Manifest:
@@ -177,7 +177,7 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
         null_note_competes=top.get("null_note_competes", bool, True),
         recency=top.number("recency", above_0=False, default=0.0),
         golden=_golden_spec(top.inside("golden"), files) if "golden" in top.raw else None,
-        literal=_literal_spec(top.inside("literal")) if "literal" in top.raw else None,
+        ngram_cache=_ngram_cache(top.inside("literal")) if "literal" in top.raw else None,
     )
 
 
@@ -244,12 +244,12 @@ def _golden_spec(golden: Fields, files: dict[str, FileEntry]) -> GoldenSpec:
     return GoldenSpec(golden.file("file", files), tuple(texts))
 
 
-def _literal_spec(literal: Fields) -> LiteralSpec:
+def _ngram_cache(literal: Fields) -> NgramCacheConfig:
     gates = literal.get("gates", list)
     if not 1 <= len(gates) <= MAX_GATES:
         raise literal.wrong("gates", f"a list of 1 to {MAX_GATES} gates")
-    return LiteralSpec(
-        max_notes=literal.count("max_notes", 1, MAX_LITERAL_NOTES),
+    return NgramCacheConfig(
+        max_notes=literal.count("max_notes", 1, MAX_NGRAM_NOTES),
         gates=tuple(
             _gate(Fields(gate, f"{literal.where}: gates[{order}]"))
             for order, gate in enumerate(gates)
@@ -284,7 +284,7 @@ def manifest_json(manifest: Manifest) -> str:
     """Write a manifest as `parse_manifest` reads it."""
     told = _told(manifest)
     golden = {"golden": _told(manifest.golden)} if manifest.golden else {}
-    literal = {"literal": dataclasses.asdict(manifest.literal)} if manifest.literal else {}
+    literal = {"literal": dataclasses.asdict(manifest.ngram_cache)} if manifest.ngram_cache else {}
     value: dict[str, Any] = {
         "schema": SCHEMA,
         "name": manifest.name,

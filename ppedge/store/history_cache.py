@@ -13,7 +13,7 @@ _LOCK_SECONDS = 30.0
 _LOCK = "lock"
 
 
-def open_following(folder: Path, space: Space) -> Persona:
+def open_history_cache(folder: Path, space: Space) -> Persona:
     """Open the store in ``folder``; empty it first if it is damaged, or another plug's.
 
     It is read to its end: an answer must not come from damaged vectors, and beside a model's

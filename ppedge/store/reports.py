@@ -47,7 +47,20 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """A store in figures; sizes in bytes, times in Unix seconds."""
+    """A store in figures.
+
+    Attributes:
+        path: the folder.
+        notes: how many there are.
+        notes_with_id: those that came with an id of their own.
+        pinned, muted: those that are marked so.
+        earliest, latest: times of notes, Unix seconds; None where no note has one.
+        text_bytes: UTF-8 bytes of all notes' text.
+        disk_bytes: bytes of all files.
+        d_key, d_value: widths of keys and values.
+        encoder_sha256, plug_sha256: whose vectors they are, hex.
+        erased: whether nothing of a removed note is left on disk.
+    """
 
     path: str
     notes: int

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Final
 
 from ppedge.llm.llm import LLM
-from ppedge.llm.ngram_cache import Gate, LiteralSpec
+from ppedge.llm.ngram_cache import Gate, NgramCacheConfig
 from ppedge.notes.reader import Note
 from ppedge.style.model import ShapeCounts, StyleModel
-from ppedge.style.rules import Ending, NoCopying, Rules
+from ppedge.style.rules import Ending, NoCopying, NoLoops, Rules
 from ppedge.style.shapes import Shapes
 
 SAMPLED_NOTES: Final = 256
@@ -27,7 +27,7 @@ MAX_NOTE_CHARS: Final = 2000
 _EVERYBODY: Final = Path(__file__).with_name("everybody.json")
 
 # For models without a plug; those that were fitted for the default plug, with its caution.
-DEFAULT_LITERAL: Final = LiteralSpec(
+DEFAULT_NGRAM_CACHE: Final = NgramCacheConfig(
     max_notes=256,
     gates=(
         Gate(-7.2, 1.85, -2.07, 1.3),
@@ -106,4 +106,6 @@ class Manner:
         """Where an answer ends, and what it may not copy."""
         llm = self._voices.llm
         ending = Ending(self._texts, [len(tokens) for tokens in self._tokens])
-        return Rules(llm, llm.end_token, self.copying, ending)
+        brackets = any("[" in text for text in self._texts)
+        loops = NoLoops(self._texts)
+        return Rules(llm, llm.end_token, self.copying, loops, ending, brackets=brackets)

@@ -5,7 +5,7 @@
 r is the mean log-ratio of the person's shapes to everybody's (``ppedge.style.model``), cos that of
 prompt and answer by the plug's encoder (or the share of the prompt's words that the answer takes
 up, without one), logprob the model's own, a token. A fault costs more than all else can gain.
-The weights were set on people of the dev set (docs/evaluation.md).
+The weights were set on people of the dev set.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -35,7 +36,17 @@ _REPEATABLE: Final = {4: 1, 3: 2, 2: 3}
 _OFTEN: Final = 3  # times that a word may come within so many words:
 _NEARBY: Final = 12
 _STUTTER: Final = 3  # times in a row that it may not
+# Words, within which one of `_TELLING` letters or more may come `_WORN` times.
+_WORN_WITHIN: Final = 40
+_WORN: Final = 3
+_TELLING: Final = 5
+_BEGUN: Final = 4  # letters by which a word is known before it ends
+_OPENERS: Final = 2  # sentences that the same two words may open
 _WORD: Final = re.compile(r"[^\W_]+")
+_NUMBERS: Final = re.compile(r"(?:(?:^|\s)\W*\d\S*){2}\s+\W*$")
+_MANY_NUMBERS: Final = re.compile(r"(?:(?:^|\s)\W*\d\S*){3}")
+_LAST_WORD: Final = re.compile(r"[^\W_]+$")
+_SENTENCE: Final = re.compile(r"[.!?…\n]+")
 _SENTENCE_END: Final = re.compile(r"[.!?…][\"'”’)]*\s*$|\n\s*$")
 
 
@@ -82,16 +93,33 @@ class NoCopying:
 
 
 class NoLoops:
-    """Keeps an answer from saying the same again.
+    """Keeps an answer from saying the same again, and from counting up.
 
     Four words in a row come once, three twice, two three times, and no word four times in twelve.
+    A longer word comes three times in forty, the same two words open two sentences, a word does
+    not follow itself, and no third number follows two; the last two only where the notes have
+    nothing of the kind.
+
+    Args:
+        texts: of the person's notes.
     """
 
-    @staticmethod
-    def forbidden(text: str) -> set[str]:
+    def __init__(self, texts: Sequence[str] = ()) -> None:
+        """Look for what the person does themselves."""
+        words = [words_of(text) for text in texts]
+        self._doubled = {a for each in words for a, b in pairwise(each) if a == b}
+        self._counts = any(map(_MANY_NUMBERS.search, texts))
+
+    def counts_up(self, text: str) -> bool:
+        """Whether a number behind this text would be the third in a row."""
+        return not self._counts and bool(_NUMBERS.search(text))
+
+    def forbidden(self, text: str) -> set[str]:
         """Words that would repeat too much behind a text that ends with a whole word."""
         words = words_of(text)
-        found = set()
+        found = set(words[-1:]) - self._doubled | _opened(text)
+        recent = Counter(word for word in words[-_WORN_WITHIN:] if len(word) >= _TELLING)
+        found |= {word for word, count in recent.items() if count >= _WORN}
         for length, times in _REPEATABLE.items():
             last, seen = tuple(words[1 - length :]), Counter(_runs(words, length))
             found |= {run[-1] for run, count in seen.items() if run[:-1] == last and count >= times}
@@ -100,6 +128,15 @@ class NoLoops:
         if len(words) >= _STUTTER - 1 and len(set(words[1 - _STUTTER :])) == 1:
             found.add(words[-1])
         return found
+
+
+def _opened(text: str) -> set[str]:
+    """Words that, behind the first word of a sentence, would open one too many likewise."""
+    *before, now = map(words_of, _SENTENCE.split(text))
+    if len(now) != 1:
+        return set()
+    openers = Counter(tuple(each[:2]) for each in before if len(each) > 1)
+    return {b for (a, b), count in openers.items() if a == now[0] and count >= _OPENERS}
 
 
 class Ending:
@@ -163,7 +200,11 @@ def _closers(texts: Sequence[str]) -> tuple[list[re.Pattern[str]], int]:
         run for run, count in late.items() if count >= least and count >= _CLOSER_LATE * places[run]
     ]
     found.sort(key=len)
-    patterns = [re.compile(r"\s+".join(map(re.escape, run.split(" ")))) for run in found]
+    # A sign-off of one letter is no part of a word.
+    patterns = [
+        re.compile(r"(?<!\S)" + r"\s+".join(map(re.escape, run.split(" "))) + r"(?!\w)")
+        for run in found
+    ]
     return patterns, _usual_tail(texts, patterns)
 
 
@@ -178,21 +219,38 @@ def _usual_tail(texts: Iterable[str], patterns: Sequence[re.Pattern[str]]) -> in
     return math.ceil(np.quantile(tails, _USUAL)) if tails else 0
 
 
+def _is_said(word: str, forbidden: set[str]) -> bool:
+    """Whether a word is forbidden, or so much of a longer one that nothing else comes of it."""
+    if word in forbidden:
+        return True
+    return len(word) >= _BEGUN and any(each.startswith(word) for each in forbidden)
+
+
 class Rules:
     """`NoCopying`, `NoLoops` and `Ending` as one logits processor.
 
     Args:
         vocabulary: of the model.
         end: the token that ends a text; None where there is none, and answers cannot be ended.
-        copying, ending: the rules.
+        copying, loops, ending: the rules.
+        brackets: whether the person writes square brackets; a small model fills letters with
+            "[Your Name]" otherwise.
     """
 
     def __init__(
-        self, vocabulary: Vocabulary, end: int | None, copying: NoCopying, ending: Ending
+        self,
+        vocabulary: Vocabulary,
+        end: int | None,
+        copying: NoCopying,
+        loops: NoLoops,
+        ending: Ending,
+        *,
+        brackets: bool = True,
     ) -> None:
         """Join them."""
         self._vocabulary, self._end = vocabulary, end
-        self._copying, self._ending = copying, ending
+        self._copying, self._loops, self._ending = copying, loops, ending
+        self._brackets = brackets
 
     def process(self, logits: NDArray[np.float32], written: Sequence[int]) -> NDArray[np.float32]:
         """Rule out what the rules forbid.
@@ -231,17 +289,34 @@ class Rules:
         found = []
         if len(words_of(text)) < self._ending.least_words:
             found = [token for token in possible if self._vocabulary.is_end(token)]
-        if forbidden := self._copying.forbidden(text) | NoLoops.forbidden(text):
-            found += [token for token in possible if self._goes_on(token, text, forbidden)]
+        words = self._forbidden(text)
+        last = _LAST_WORD.search(text)
+        longer = self._forbidden(text[: last.start()]) if last else set()
+        if words or longer:
+            begun = last[0] if last else ""
+            found += [t for t in possible if self._says(t, begun, words, longer)]
+        if self._loops.counts_up(text):
+            found += [token for token in possible if self._piece(token).lstrip()[:1].isdigit()]
+        if not self._brackets:
+            found += [token for token in possible if "[" in self._piece(token)]
         return found
 
-    def _goes_on(self, token: int, text: str, forbidden: set[str]) -> bool:
-        """Whether a token begins, or is, a forbidden word behind ``text``."""
+    def _forbidden(self, text: str) -> set[str]:
+        return self._copying.forbidden(text) | self._loops.forbidden(text)
+
+    def _says(self, token: int, begun: str, words: set[str], longer: set[str]) -> bool:
+        """Whether a token says a forbidden word.
+
+        Args:
+            token: the next one.
+            begun: the word that the text ends with, "" where it ends with none.
+            words: that may not follow it.
+            longer: that may not stand in its place.
+        """
         piece = self._piece(token)
-        if text[-1:].isalnum() and piece[:1].isalnum():
-            return False  # It goes on with the last word, which is another one then.
-        begun = words_of(piece)
-        return bool(begun) and any(word.startswith(begun[0]) for word in forbidden)
+        goes_on = bool(begun) and piece[:1].isalnum()
+        found = words_of(begun + piece if goes_on else piece)
+        return bool(found) and _is_said(found[0], longer if goes_on else words)
 
     def _piece(self, token: int) -> str:
         return self._vocabulary.piece(token).decode("utf-8", "replace")

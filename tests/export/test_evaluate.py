@@ -393,7 +393,7 @@ def test_what_does_not_fit_together_is_refused_in_one_line(tiny, headlines, tmp_
     plain = [*open_task, *tiny, "--methods", "persona-noinstruction"]
     assert "n_instruction" in refused(plain, tmp_path)
     memory = [*open_task, *tiny, "--methods", "none,literal"]
-    assert "no literal memory" in refused(memory, tmp_path)
+    assert "no n-gram cache" in refused(memory, tmp_path)
 
 
 def test_a_context_that_holds_no_prompt_at_all_is_refused(tiny, headlines, tmp_path):

@@ -19,7 +19,7 @@ from export.evaluation.free_measures import (
 from export.evaluation.free_methods import split, with_notes
 from export.evaluation.free_people import DEV, read_folder, read_real
 from export.evaluation.free_scores import summary, table
-from export.experiments.pairs import PROMPTS as PAIRED
+from export.experiments.side_by_side import PROMPTS as PAIRED
 from export.free_prompts import PROMPTS, main, prompts_of
 from ppedge import Note
 
@@ -123,6 +123,7 @@ def test_what_is_said_in_many_notes_is_no_copy():
         "I like it. I like it. Oh, I like it!",
         "Not a word\nshe said\nNot a\nNot A!\nthen\nnot a",
         "no no no no",
+        "The best meals: 1, 2, 3, 4, 5.",
     ],
 )
 def test_loops_are_found(text):
@@ -131,7 +132,13 @@ def test_loops_are_found(text):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "I like it. I like it a lot.", "- eggs\n- milk\n- eggs\n- eggs", "no no no, not again"],
+    [
+        "",
+        "I like it. I like it a lot.",
+        "- eggs\n- milk\n- eggs\n- eggs",
+        "no no no, not again",
+        "1. eggs\n2. milk\n3. tea\n4. call 555 01 23",
+    ],
 )
 def test_what_comes_seldom_is_no_loop(text):
     assert not loops(text)

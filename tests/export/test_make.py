@@ -20,7 +20,7 @@ def make(tmp_path, tiny_gguf, tiny_encoder, voices):
 
     def make(*more, steps=3, training=("--batch", "2", "--warmup", "1")):
         words = ["--data", tmp_path / "data", "--llm", tiny_gguf, "--out", tmp_path / "plug"]
-        words += ["--tasks", 6, "--steps", steps, "--encoder", tiny_encoder, "--voices", voices]
+        words += ["--tasks", 6, "--steps", steps, "--encoder", tiny_encoder, "--corpus", voices]
         words += ["--limit", 6, *more, "--", *training]
         command = [sys.executable, "-m", "export.make", *map(str, words)]
         return subprocess.run(command, capture_output=True, text=True, check=False)
@@ -37,9 +37,9 @@ def test_one_command_makes_a_plug_with_memory_and_scores_and_goes_on_where_it_st
     made = make()
     assert made.returncode == 0, made.stderr
     shown = [line.split()[3] for line in made.stdout.splitlines() if line.startswith("$ ")]
-    assert shown == [f"export.{n}" for n in ("train", "onnx", "literal", "crowd", "evaluate")]
+    assert shown == [f"export.{n}" for n in ("train", "onnx", "ngrams", "population", "evaluate")]
     manifest = Plug(tmp_path / "plug").manifest
-    assert manifest.literal is not None
+    assert manifest.ngram_cache is not None
     assert manifest.about["steps"] == 3
     assert manifest.about["command"].startswith("python -m export.make --data data --llm tiny.gguf")
     assert str(tmp_path) not in json.dumps(manifest.about)

@@ -13,6 +13,7 @@ from export.evaluation.answers import answer
 from export.evaluation.instruction import check_instruction
 from export.evaluation.methods import (
     KNOWN,
+    RENAMED,
     Asked,
     Bench,
     Method,
@@ -229,7 +230,7 @@ def test_the_instruction_goes_in_as_it_was_trained_and_none_has_nothing(bench):
     assert not any(isinstance(s, Soft) for s in composed(bench, "none").segments)
 
 
-# --- literal memory -------------------------------------------------------------------------------
+# --- n-gram cache -------------------------------------------------------------------------------
 
 GATES = [{"bias": -1.0, "total": 0.5, "kinds": -0.5, "entropy": 0.3}] * 3
 
@@ -237,7 +238,7 @@ GATES = [{"bias": -1.0, "total": 0.5, "kinds": -0.5, "entropy": 0.3}] * 3
 @pytest.fixture(scope="module")
 def literal(tmp_path_factory):
     """A tiny model and a plug that remembers five notes; whatever it attends to, unevenly."""
-    folder = tmp_path_factory.mktemp("literal")
+    folder = tmp_path_factory.mktemp("ngrams")
     model = tiny_gguf.write(folder / "tiny.gguf", n_ctx=2048)
     plug = tiny_plug.write(folder / "plug", model)
     tiny_plug.edit(plug, lambda raw: raw.update(literal={"max_notes": 5, "gates": GATES}))
@@ -262,7 +263,7 @@ def test_a_memory_is_bit_for_bit_that_of_a_store(literal, tmp_path, notes):
         assert told(found.memory, literal.llm) == told(wanted.memory, literal.llm)
         sampling = Sampling(temperature=0, max_tokens=20)
         ours = literal.llm.generate(found.segments, sampling, processor=found.processor).read()
-        plug = Blend().without(*PARTS).with_parts("soft", "control", "literal")
+        plug = Blend().without(*PARTS).with_parts("soft", "control", "ngrams")
         assert ours == literal.stream(PROMPT, persona, sampling, blend=plug).read()
 
 
@@ -276,7 +277,7 @@ def test_each_method_remembers_the_history_that_goes_into_it(literal):
     own = of("persona")
     assert of("swapped") == of("persona", BOB) != own
     assert of("shuffled") == of("persona", shuffled(ANN, "ann", 0)) != own
-    assert of("persona-noinstruction") == of("persona+bm25-1") == of("literal") == own
+    assert of("persona-noinstruction") == of("persona+bm25-1") == of("ngrams") == own
     for name in ("persona-mean", "persona-top4"):
         assert of(name) != own
 
@@ -291,12 +292,12 @@ def test_without_weights_of_attention_all_notes_count_alike(literal):
 
 def test_literal_is_the_memory_alone_and_noliteral_the_soft_tokens_alone(literal):
     bench = Bench(literal.llm, literal.plug)
-    persona, alone = composed(bench, "persona"), composed(bench, "literal")
+    persona, alone = composed(bench, "persona"), composed(bench, "ngrams")
     assert alone.segments == composed(bench, "none").segments
-    assert (composed(bench, "none").memory, composed(bench, "none").process) == (None, None)
-    without = composed(bench, "persona-noliteral")
+    assert (composed(bench, "none").memory, composed(bench, "none").processor) == (None, None)
+    without = composed(bench, "persona-nongrams")
     assert without.memory is None
-    assert soft_of(bench, "persona-noliteral").tobytes() == soft_of(bench, "persona").tobytes()
+    assert soft_of(bench, "persona-nongrams").tobytes() == soft_of(bench, "persona").tobytes()
     assert len(without.segments) == len(persona.segments)
 
 
@@ -305,12 +306,12 @@ def test_an_empty_history_leaves_nothing_to_remember(literal):
     assert composed(Bench(literal.llm, literal.plug), "persona", nobody).memory is None
 
 
-@pytest.mark.parametrize("name", ["literal", "persona-noliteral"])
+@pytest.mark.parametrize("name", ["ngrams", "persona-nongrams"])
 def test_a_plug_without_a_memory_cannot_be_asked_about_it(bench, name):
-    plain = dataclasses.replace(bench.plug.manifest, literal=None)
+    plain = dataclasses.replace(bench.plug.manifest, ngram_cache=None)
     plug = copy.copy(bench.plug)
     plug.manifest = plain
-    with pytest.raises(ValueError, match=f"{name}: plug .* has no literal memory"):
+    with pytest.raises(ValueError, match=f"{name}: plug .* has no n-gram cache"):
         check_plug(parse_method(name), plug)
 
 
@@ -324,7 +325,7 @@ def test_answers_and_likelihoods_are_the_memory_s_too(literal, task):
     asked = Asked(dataclasses.replace(QUESTION, task=task, history=notes, output=gold))
     bench = Bench(literal.llm, literal.plug)
     found = {}
-    for name in ("persona", "persona-noliteral"):
+    for name in ("persona", "persona-nongrams"):
         method = parse_method(name)
         record, _ = answer(bench, method, asked, "both")
         given = bench.compose(method, asked)
@@ -341,7 +342,7 @@ def test_answers_and_likelihoods_are_the_memory_s_too(literal, task):
             beam = literal.llm.beam_search(given.segments, max_tokens=48, processor=given.processor)
             assert (record.prediction, record.beam) == (ours, beam.text.strip())
     # What the notes are full of is likelier by them.
-    assert found["persona"].nats < found["persona-noliteral"].nats
+    assert found["persona"].nats < found["persona-nongrams"].nats
 
 
 # --- note vectors ---------------------------------------------------------------------------------
@@ -481,3 +482,9 @@ def test_the_latest_are_so_by_time_where_all_notes_have_one(bench):
     notes = tuple(Note(text, time=time) for text, time in (("b", 2.0), ("c", 3.0), ("a", 1.0)))
     asked = Asked(dataclasses.replace(QUESTION, history=notes))
     assert bench.history(parse_method("persona@2"), asked) == notes[:2]
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_a_method_by_its_old_name_is_taken_with_a_note(old, new, capsys):
+    assert parse_method(old) == parse_method(new)
+    assert f"method {old} is now called {new}" in capsys.readouterr().err

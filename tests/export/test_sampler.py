@@ -1,4 +1,4 @@
-"""What a step sees, who its rivals are, and the contrastive term by hand."""
+"""What a step sees, who its negatives are, and the contrastive term by hand."""
 
 import math
 from dataclasses import replace
@@ -11,8 +11,8 @@ from export.data.lamp import Question, read_questions
 from export.models.features import Features
 from export.models.plug import PersonaPlug, PlugConfig
 from export.models.text_encoder import find_minilm
-from export.synthetic.corpus import LEAST, Plain
-from export.synthetic.dataset import TASK, Voiced
+from export.synthetic.corpus import LEAST, CorpusText
+from export.synthetic.dataset import TASK, SyntheticPersonas
 from export.training.contrast import contrast, draw_rivals
 from export.training.retrieval_prompts import BUDGET
 from export.training.sampler import GENERAL, MAX_NOTES, SHARES, Batch, Sampler, keep_some
@@ -60,14 +60,6 @@ def test_without_notes_left_out_only_the_files_own_questions_come(questions):
     assert not all(q in questions for q in others)
 
 
-def test_a_run_can_begin_with_the_answers_themselves_as_histories(questions):
-    sampler = Sampler(questions, 4, seed=0, reconstruct=2)
-    for step in (0, 1):
-        batch = sampler.step(step)
-        assert batch.histories == [[Note(q.output, q.input)] for q in batch.questions]
-    assert sampler.step(2) == Sampler(questions, 4, seed=0).step(2)
-
-
 def test_a_history_keeps_its_order_where_that_counts():
     notes = [Note(f"note {i}") for i in range(40)]
     shuffled = keep_some(notes, np.random.default_rng(1))
@@ -88,8 +80,10 @@ def test_every_task_has_a_share_and_shares_are_kept():
     questions = [asked(task, user) for task in range(1, 8) for user in "ab"]
     shares = {**SHARES, 1: 3.0}
     del shares[FREE_TEXT]  # people of free text are drawn by a sampler of their own
-    voiced = Voiced([Plain(f"Say {i}.", f"{i}", f"It is {i} o'clock.") for i in range(LEAST)])
-    sampler = Sampler(questions, 1, 0, shares=shares, voiced=voiced)
+    synthetic = SyntheticPersonas(
+        [CorpusText(f"Say {i}.", f"{i}", f"It is {i} o'clock.") for i in range(LEAST)]
+    )
+    sampler = Sampler(questions, 1, 0, shares=shares, synthetic=synthetic)
     rng = np.random.default_rng(0)
     drawn = [sampler.draw(rng).task for _ in range(2000)]
     for task, share in shares.items():
@@ -108,12 +102,12 @@ def test_tasks_with_labels_train_too_and_task_1_on_its_own_questions_only():
 
 def test_parts_of_a_batch_make_it_up_whatever_their_number(questions):
     batch = Sampler(questions, 7, seed=0).step(2)
-    batch.rivals = draw_rivals(batch.questions, batch.histories, 0, 2)
+    batch.negatives = draw_rivals(batch.questions, batch.histories, 0, 2)
     for parts in (1, 2, 3):
         shared = [batch.part(i, parts) for i in range(parts)]
-        together = [zip(p.questions, p.histories, p.rivals, strict=True) for p in shared]
+        together = [zip(p.questions, p.histories, p.negatives, strict=True) for p in shared]
         whole = [tuple(row) for part in together for row in part]
-        wanted = zip(batch.questions, batch.histories, batch.rivals, strict=True)
+        wanted = zip(batch.questions, batch.histories, batch.negatives, strict=True)
         assert sorted(map(repr, whole)) == sorted(map(repr, wanted))
         assert max(len(p.questions) for p in shared) - min(len(p.questions) for p in shared) <= 1
 
@@ -123,9 +117,9 @@ def test_a_rival_is_another_user_of_the_same_task_if_there_is_one():
     histories = [q.history for q in people]
     seen = [set(), set(), set(), set(), set()]
     for step in range(50):
-        rivals = draw_rivals(people, histories, 0, step)
-        assert rivals == draw_rivals(people, histories, 0, step)
-        for found, rival in zip(seen, rivals, strict=True):
+        negatives = draw_rivals(people, histories, 0, step)
+        assert negatives == draw_rivals(people, histories, 0, step)
+        for found, rival in zip(seen, negatives, strict=True):
             found.add(None if rival is None else rival[0].output.split()[0])
     assert seen == [{"b"}, {"b"}, {"a"}, {"a", "b"}, {None}]
     assert draw_rivals(people[:2], histories[:2], 0, 0) == [None, None]
@@ -147,11 +141,11 @@ def test_the_loss_of_a_step_is_its_two_means_and_the_head_is_run_once(
     plug = PersonaPlug(PlugConfig(n_embd=64), tiny_llm.table.float())
     trainer = Trainer(plug, tiny_llm, Features(find_minilm()))
     batch = Sampler(questions, 3, seed=0).step(1)
-    batch.rivals = [(Note("quite another"),), None, (Note("another still"),)]
+    batch.negatives = [(Note("quite another"),), None, (Note("another still"),)]
     plain = Batch(batch.questions, batch.histories, [])
     prompts = [q.input for q in batch.questions]
-    rivals = trainer.condition(prompts, [rival or () for rival in batch.rivals])
-    soft = [trainer.condition(prompts, batch.histories), rivals]
+    negatives = trainer.condition(prompts, [rival or () for rival in batch.negatives])
+    soft = [trainer.condition(prompts, batch.histories), negatives]
     (own, counts), (swapped, _) = trainer.nll(batch.questions, soft, [192] * 3)
     runs, run_heads = [], tiny_llm.run_heads
     monkeypatch.setattr(tiny_llm, "run_heads", lambda h: runs.append(1) or run_heads(h))

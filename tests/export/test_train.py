@@ -84,8 +84,7 @@ def dev_losses(tmp_path, out):
         ("--recency", "--no-null-note", "--scale", 2, "--fixed-scale", "--soft", "before"),
         ("--query-encoder", "separate", "--encoder-lr", 0.001),
         ("--contrast", 1, "--contrast-from", 1, "--contrast-margin", 0.2),
-        ("--habits", 0.3, "--notes-in-prompt", 0.5),
-        ("--varied",),
+        ("--style-transfer", 0.3, "--notes-in-prompt", 0.5),
         ("--key-fields", "both", "--value-fields", "both", "--raw-vectors", "--dtype", "float32"),
     ],
     ids=lambda form: form[0],
@@ -238,12 +237,12 @@ def test_what_cannot_be_read_ends_in_one_line(run, tmp_path, lamp_folder):
 
 
 def test_made_up_voices_are_trained_and_evaluated_beside_the_tasks(run, tmp_path, voices):
-    more = ("--voices", voices, "--shares", "0=1", "--style", 8)
+    more = ("--corpus", voices, "--shares", "0=1", "--style", 8)
     assert run("a", *more, "--stop-at", 2, "--eval-limit", 2)["step"] == 2
     [line] = (tmp_path / "a" / "log.jsonl").read_text().splitlines()
     assert set(json.loads(line)["dev"]) == {"task 0", "task 6"}
     voices.rename(tmp_path / "moved.json")
-    moved = ("--voices", tmp_path / "moved.json", *more[2:])
+    moved = ("--corpus", tmp_path / "moved.json", *more[2:])
     assert run("a", *moved, "--stop-at", 3, "--eval-limit", 2)["step"] == 3
     texts = json.loads((tmp_path / "moved.json").read_text())["texts"]
     voices.write_text(json.dumps({"texts": texts[:-1] + texts[:1]}))
@@ -263,7 +262,7 @@ def test_shares_that_are_none_are_refused(shares, capsys):
     assert "--shares" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("option", ["--habits", "--choosers", "--notes-in-prompt"])
+@pytest.mark.parametrize("option", ["--style-transfer", "--choices", "--notes-in-prompt"])
 @pytest.mark.parametrize("share", ["-0.1", "1.1", "x", "nan"])
 def test_a_share_is_a_number_from_0_to_1(option, share, capsys):
     words = ["--data", ".", "--llm", "x", "--out", "y", f"{option}={share}"]
@@ -275,9 +274,9 @@ def test_a_share_is_a_number_from_0_to_1(option, share, capsys):
 
 def test_people_who_choose_are_made_up_ones(capsys):
     with pytest.raises(SystemExit) as found:
-        parse(["--data", ".", "--llm", "x", "--out", "y", "--choosers", "0.2"])
+        parse(["--data", ".", "--llm", "x", "--out", "y", "--choices", "0.2"])
     assert found.value.code == 2
-    assert "--choosers: there are no made-up people without --voices" in capsys.readouterr().err
+    assert "--choices: there are no synthetic people without --corpus" in capsys.readouterr().err
 
 
 def test_a_base_model_s_template_is_trained_with(run, tmp_path):

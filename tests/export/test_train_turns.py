@@ -12,7 +12,7 @@ from export.models.base_llm import FrozenLLM
 from export.models.features import Features
 from export.train import parse, train
 from ppedge.plug.template import list_parts
-from tests.export.test_people import AUTHORS
+from tests.export.test_turn_sampler import AUTHORS
 
 SETTINGS = "--tasks 6 --steps 4 --batch 8 --eval-every 2 --eval-limit 2 --turns 3 --lr 0.01"
 SETTINGS += " --warmup 1 --style 8 --dtype float32 --shares 0=0.4,6=0.2,8=0.4"
@@ -26,7 +26,7 @@ def run(lamp_folder, tmp_path, tiny_gguf, tiny_encoder, voices):
     people = [{"source": a.source, "author": a.author, "notes": a.notes} for a in AUTHORS]
     authors.write_text(json.dumps({"people": people}))
     given = ["--data", lamp_folder, "--llm", tiny_gguf, "--encoder", tiny_encoder]
-    given += ["--voices", voices, "--authors", authors, *SETTINGS.split()]
+    given += ["--corpus", voices, "--authors", authors, *SETTINGS.split()]
 
     def run(out, *more):
         train(parse([str(word) for word in (*given, "--out", tmp_path / out, *more)]))
@@ -65,7 +65,7 @@ def test_a_training_ends_when_its_minutes_are_over(run, capsys):
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (("--turns", "2", "--habits", "0.5"), "--turns goes with none of"),
+        (("--turns", "2", "--style-transfer", "0.5"), "--turns goes with none of"),
         (("--authors", "a.json"), "--authors: their free text"),
         (("--turns", "-1"), "must be a whole number"),
         (("--turns", "2", "--template", "t.json"), "--turns knows ChatML alone"),

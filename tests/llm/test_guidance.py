@@ -16,7 +16,7 @@ from tests import tiny_gguf, tiny_plug
 from tests.command import Command
 
 GREEDY = Sampling(max_tokens=12, temperature=0.0)
-PLUG = Blend().without(*PARTS).with_parts("soft", "control", "literal")
+PLUG = Blend().without(*PARTS).with_parts("soft", "control", "ngrams")
 
 
 def log_softmax(x):

@@ -1,4 +1,4 @@
-"""The literal memory by its formula, and what it does to a model's scores and texts."""
+"""The n-gram cache by its formula, and what it does to a model's scores and texts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from ppedge.blend import PARTS, Blend
 from ppedge.errors import ModelError
 from ppedge.llm.llm import LLM, Cancel, LogitsProcessor
-from ppedge.llm.ngram_cache import MAX_TOKENS, Gate, LiteralMemory, LiteralSpec, Wording
+from ppedge.llm.ngram_cache import MAX_TOKENS, Gate, NgramCache, NgramCacheBuilder, NgramCacheConfig
 from ppedge.llm.sampling import Sampling
 from ppedge.llm.segments import Soft, Text
 from ppedge.notes.reader import Note
@@ -79,7 +79,7 @@ def test_a_memory_blends_by_the_formula(
     written: list[int],
 ) -> None:
     texts, weights = [text for text, _ in notes], [weight for _, weight in notes]
-    memory = LiteralMemory(texts, weights, gates)
+    memory = NgramCache(texts, weights, gates)
     found = memory.process(np.array(logits, np.float32), written)
     assert found.dtype == np.float32
     wanted = blended(texts, weights, gates, logits, written)
@@ -92,7 +92,7 @@ def test_a_memory_blends_by_the_formula(
 def test_a_memory_blends_as_counted_by_hand() -> None:
     # "1 2 0" weighs thrice what "1 3 0" does: mean 2, so 1.5 and 0.5. Gates are all a half.
     gates = [Gate(0.0, 0.0, 0.0, 0.0)] * 2
-    memory = LiteralMemory([[1, 2, 0], [1, 3, 0]], [3.0, 1.0], gates)
+    memory = NgramCache([[1, 2, 0], [1, 3, 0]], [3.0, 1.0], gates)
     uniform = np.zeros(4, np.float32)
     # Order 0: 0 and 1 twice (2 of 6 each), 2 as 1.5, 3 as 0.5. Order 1 after 1: 2 and 3.
     first = [1 / 2 * 1 / 4 + 1 / 2 * c / 6 for c in (2, 2, 1.5, 0.5)]
@@ -110,7 +110,7 @@ def test_an_empty_memory_leaves_the_distribution_as_it_is(
     logits: list[float], written: list[int], nothing: tuple[list[list[int]], list[float]]
 ) -> None:
     given_logits = np.array(logits, np.float32)
-    found = LiteralMemory(*nothing, EASY).process(given_logits, written)
+    found = NgramCache(*nothing, EASY).process(given_logits, written)
     exact = given_logits.astype(np.float64)
     wanted = exact - np.log(np.exp(exact).sum())
     np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=2e-6)
@@ -118,14 +118,14 @@ def test_an_empty_memory_leaves_the_distribution_as_it_is(
 
 def test_the_scale_of_weights_does_not_count() -> None:
     texts, logits = [[1, 2, 0], [3, 1, 0]], np.zeros(N_VOCAB, np.float32)
-    one = LiteralMemory(texts, [0.25, 0.5], EASY).process(logits, [1])
-    np.testing.assert_allclose(LiteralMemory(texts, [1e-9, 2e-9], EASY).process(logits, [1]), one)
+    one = NgramCache(texts, [0.25, 0.5], EASY).process(logits, [1])
+    np.testing.assert_allclose(NgramCache(texts, [1e-9, 2e-9], EASY).process(logits, [1]), one)
 
 
 @pytest.mark.parametrize("bound", [100.0, -100.0])
 def test_no_gate_however_wide_makes_a_token_impossible(bound: float) -> None:
     gates = [Gate(bound, bound, bound, bound)] * 8
-    memory = LiteralMemory([[1, 2, 3, 4, 5, 6, 7, 0]] * 9, [1e-30, *[1.0] * 8], gates)
+    memory = NgramCache([[1, 2, 3, 4, 5, 6, 7, 0]] * 9, [1e-30, *[1.0] * 8], gates)
     logits = np.array([-300.0] + [0.0] * (N_VOCAB - 1), np.float32)
     for length in range(8):
         found = memory.process(logits, [1, 2, 3, 4, 5, 6, 7][:length])
@@ -135,12 +135,12 @@ def test_no_gate_however_wide_makes_a_token_impossible(bound: float) -> None:
 def test_a_token_that_the_model_rules_out_is_as_likely_as_the_notes_make_it() -> None:
     logits = np.zeros(4, np.float32)
     logits[1:3] = -np.inf
-    found = np.exp(LiteralMemory([[1]], [1.0], [Gate(0.0, 0.0, 0.0, 0.0)]).process(logits, []))
+    found = np.exp(NgramCache([[1]], [1.0], [Gate(0.0, 0.0, 0.0, 0.0)]).process(logits, []))
     np.testing.assert_allclose(found, [0.25, 0.5, 0.0, 0.25], rtol=1e-6)
 
 
 def test_a_memory_has_less_say_where_the_model_is_sure() -> None:
-    memory = LiteralMemory([[1]], [1.0], [Gate(0.0, 0.0, 0.0, 1.0)])
+    memory = NgramCache([[1]], [1.0], [Gate(0.0, 0.0, 0.0, 1.0)])
     shares = []
     for gap in (0.0, 2.0, 5.0, 50.0, np.inf):
         logits = np.array([0.0, *[-gap] * 8], np.float32)
@@ -155,7 +155,7 @@ def test_a_memory_has_less_say_where_the_model_is_sure() -> None:
 
 def test_the_models_own_logits_are_not_changed() -> None:
     logits = np.arange(N_VOCAB, dtype=np.float32)
-    LiteralMemory([[1, 2]], [1.0], EASY).process(logits, [])
+    NgramCache([[1, 2]], [1.0], EASY).process(logits, [])
     np.testing.assert_array_equal(logits, np.arange(N_VOCAB))
 
 
@@ -174,8 +174,10 @@ def llm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         yield model
 
 
-def memory_of(llm: LLM, *texts: str, gates: Sequence[Gate] = EASY) -> LiteralMemory:
-    memory = Wording(llm, LiteralSpec(99, tuple(gates))).memory([(Note(t), 1.0) for t in texts])
+def memory_of(llm: LLM, *texts: str, gates: Sequence[Gate] = EASY) -> NgramCache:
+    memory = NgramCacheBuilder(llm, NgramCacheConfig(99, tuple(gates))).build(
+        [(Note(t), 1.0) for t in texts]
+    )
     assert memory is not None
     return memory
 
@@ -352,19 +354,19 @@ def test_notes_are_their_outputs_tokens_and_the_end_of_a_text(llm: LLM) -> None:
 
 
 def test_notes_that_cannot_be_heard_or_are_too_many_do_not_count(llm: LLM) -> None:
-    wording = Wording(llm, LiteralSpec(2, tuple(EASY)))
+    wording = NgramCacheBuilder(llm, NgramCacheConfig(2, tuple(EASY)))
     pairs = [(Note("ab"), 0.7), (Note("ba"), 0.2), (Note("cc"), 0.1)]
     logits = llm.logits(PROMPT)
 
     def says(notes: list[tuple[Note, float]]) -> bytes:
-        memory = wording.memory(notes)
+        memory = wording.build(notes)
         assert memory is not None
         return memory.process(logits, []).tobytes()
 
     assert says(pairs) == says(pairs[:2]) != says(pairs[:1])
     assert says([*pairs[:1], (Note("ba"), 0.0)]) == says(pairs[:1])
-    assert wording.memory([]) is None
-    assert wording.memory([(Note("ab"), 0.0)]) is None
+    assert wording.build([]) is None
+    assert wording.build([(Note("ab"), 0.0)]) is None
 
 
 def test_a_long_note_is_cut_and_has_no_end(llm: LLM) -> None:
@@ -385,9 +387,9 @@ def test_a_text_of_few_tokens_but_many_characters_is_cut_too() -> None:
             assert len(text) <= 32 * MAX_TOKENS
             return [3] * len(text.split())
 
-    wording = Wording(Words(), LiteralSpec(1, tuple(EASY)))  # type: ignore[arg-type]
+    wording = NgramCacheBuilder(Words(), NgramCacheConfig(1, tuple(EASY)))  # type: ignore[arg-type]
     for size, types in ((100, [2, 3]), (10**6, [3])):
-        memory = wording.memory([(Note("a" * size), 1.0)])
+        memory = wording.build([(Note("a" * size), 1.0)])
         assert memory is not None
         assert memory.types.tolist() == types
 
@@ -430,11 +432,11 @@ def test_the_notes_that_weigh_most_are_remembered_with_their_weights(
     with persona_of(personalizer, tmp_path / "anna", ANNA) as persona:
         heard = personalizer.condition(ASKED, persona, heaviest=4)
         assert len(heard.heaviest) == 4
-        assert heard.seconds["literal"] > 0
+        assert heard.seconds["ngrams"] > 0
         llm = personalizer.llm
         assert llm.end_token is not None
         texts = [[*llm.tokenize(note.output), llm.end_token] for note, _ in heard.heaviest[:3]]
-        wanted = LiteralMemory(
+        wanted = NgramCache(
             texts, [w for _, w in heard.heaviest[:3]], [Gate(-1.0, 0.5, -0.5, 0.4)] * 3
         )
         assert heard.memory is not None
@@ -447,7 +449,7 @@ def test_the_notes_that_weigh_most_are_remembered_with_their_weights(
         assert len(personalizer.condition(ASKED, persona, heaviest=1).heaviest) == 1
 
 
-PLUG = Blend().without(*PARTS).with_parts("soft", "control", "literal")
+PLUG = Blend().without(*PARTS).with_parts("soft", "control", "ngrams")
 
 
 def test_answers_are_written_with_the_memory(personalizer: Personalizer, tmp_path: Path) -> None:
@@ -503,7 +505,7 @@ def test_without_notes_or_without_gates_there_is_no_memory(
     with personalizer.persona(tmp_path / "nobody") as nobody:
         heard = personalizer.condition(ASKED, nobody)
         assert heard.memory is None
-        assert "literal" in heard.seconds
+        assert "ngrams" in heard.seconds
         sampling = Sampling(temperature=0, max_tokens=8)
         bare = personalizer.llm.generate(personalizer.segments(ASKED, heard.soft), sampling)
         assert personalizer.stream(ASKED, nobody, sampling, blend=PLUG).read() == bare.read()
@@ -514,4 +516,4 @@ def test_without_notes_or_without_gates_there_is_no_memory(
     ):
         heard = without.condition(ASKED, persona)
         assert heard.memory is None
-        assert "literal" not in heard.seconds
+        assert "ngrams" not in heard.seconds

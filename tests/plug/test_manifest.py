@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from ppedge.defaults import DEFAULT_PLUG
 from ppedge.errors import PlugError
 from ppedge.llm.fingerprint import Fingerprint
-from ppedge.llm.ngram_cache import Gate, LiteralSpec
+from ppedge.llm.ngram_cache import Gate, NgramCacheConfig
 from ppedge.plug.manifest import (
     GATE_TERMS,
     MANIFEST_NAME,
@@ -24,7 +24,7 @@ from ppedge.plug.manifest import (
     MAX_GATES,
     MAX_GOLDEN_CHARS,
     MAX_GOLDEN_TEXTS,
-    MAX_LITERAL_NOTES,
+    MAX_NGRAM_NOTES,
     EncoderSpec,
     FileEntry,
     GoldenSpec,
@@ -58,7 +58,7 @@ GOOD = replace(
     null_note_competes=False,
     recency=0.5,
     golden=GoldenSpec("g.f32", ("Fix a leak", "")),
-    literal=LiteralSpec(256, (Gate(-2.5, 0.5, -1.0, 0.7), Gate(-2.0, 1.0, 0.0, -0.1))),
+    ngram_cache=NgramCacheConfig(256, (Gate(-2.5, 0.5, -1.0, 0.7), Gate(-2.0, 1.0, 0.0, -0.1))),
 )
 RAW: dict[str, Any] = json.loads(manifest_json(GOOD))
 Path = tuple[str | int, ...]
@@ -116,7 +116,7 @@ WRONG_VALUES: dict[Path, list[Any]] = {
         ["x" * (MAX_GOLDEN_CHARS + 1)],
     ],
     ("literal",): [None, [], 256],
-    ("literal", "max_notes"): [0, -1, MAX_LITERAL_NOTES + 1, 10**30, 2.0, "2", True, None],
+    ("literal", "max_notes"): [0, -1, MAX_NGRAM_NOTES + 1, 10**30, 2.0, "2", True, None],
     ("literal", "gates"): [None, {}, [], [None], [[0, 0, 0, 0]], [GATE] * (MAX_GATES + 1)],
     ("template",): [None, {}, "prompt"],
     ("about",): [None, [], "nothing"],
@@ -198,7 +198,7 @@ def test_a_manifest_without_the_optional_fields_means_what_it_always_did() -> No
     assert read == PLAIN
     assert (read.encoder.query_file, read.projector.n_instruction) == (None, 0)
     assert (read.null_note_competes, read.recency) == (True, 0.0)
-    assert (read.golden, read.literal) == (None, None)
+    assert (read.golden, read.ngram_cache) == (None, None)
 
 
 def test_optional_fields_that_say_the_default_are_left_out_when_written() -> None:
@@ -247,8 +247,10 @@ def test_a_missing_term_of_a_gate_is_named_with_its_order() -> None:
 
 def test_gates_at_the_bounds_are_read() -> None:
     gates = [{"bias": -100, "total": 100.0, "kinds": 0, "entropy": -100}] * MAX_GATES
-    read = parse(with_value(("literal",), {"max_notes": MAX_LITERAL_NOTES, "gates": gates}))
-    assert read.literal == LiteralSpec(4096, (Gate(-100.0, 100.0, 0.0, -100.0),) * MAX_GATES)
+    read = parse(with_value(("literal",), {"max_notes": MAX_NGRAM_NOTES, "gates": gates}))
+    assert read.ngram_cache == NgramCacheConfig(
+        4096, (Gate(-100.0, 100.0, 0.0, -100.0),) * MAX_GATES
+    )
 
 
 def test_another_schema_says_which_one_this_ppedge_reads() -> None:

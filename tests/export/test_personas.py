@@ -1,4 +1,4 @@
-"""Made-up voices, the plain texts they are made of, and the examples drawn from them."""
+"""Synthetic personas, the plain texts they are made of, and the examples drawn from them."""
 
 import json
 import subprocess
@@ -7,12 +7,12 @@ import sys
 import numpy as np
 import pytest
 
+from export.corpus import clean
 from export.data.lamp import open_questions, swap_histories
-from export.plain import clean
 from export.synthetic import dataset
-from export.synthetic.corpus import MOST, Plain, prompts, read_plain
-from export.synthetic.dataset import TASK, Voiced, dev_questions
-from export.synthetic.personas import Voice, draw_voice, sentences
+from export.synthetic.corpus import MOST, CorpusText, prompts, read_corpus
+from export.synthetic.dataset import TASK, SyntheticPersonas, dev_questions
+from export.synthetic.personas import SyntheticPersona, draw_persona, sentences
 from export.tools.json_files import DataError
 from export.training.sampler import Sampler
 
@@ -20,15 +20,17 @@ PLAIN = "I love the rain, and it is good for the garden. It's quiet. Do you like
 
 
 @pytest.fixture(scope="module")
-def texts() -> list[Plain]:
+def texts() -> list[CorpusText]:
     return [
-        Plain(f"Write about thing {i}.", f"thing {i}", f"Thing number {i} is here, and it is good.")
+        CorpusText(
+            f"Write about thing {i}.", f"thing {i}", f"Thing number {i} is here, and it is good."
+        )
         for i in range(240)
     ]
 
 
 def say(text=PLAIN, seed=0, **habits):
-    return Voice(**habits).say(text, np.random.default_rng(seed))
+    return SyntheticPersona(**habits).say(text, np.random.default_rng(seed))
 
 
 def test_a_plain_voice_says_what_it_is_given():
@@ -81,18 +83,18 @@ def test_an_opener_is_followed_in_lower_case_unless_it_ends_a_sentence():
 
 
 def test_a_title_takes_case_prefix_and_loud_ends():
-    voice = Voice(case="lower", prefix="Re: ", end="!")
-    assert voice.title("The garden", np.random.default_rng(0)) == "re: the garden!"
-    assert Voice().title("mb/x: mend", np.random.default_rng(0)) == "mb/x: mend"
+    persona = SyntheticPersona(case="lower", prefix="Re: ", end="!")
+    assert persona.title("The garden", np.random.default_rng(0)) == "re: the garden!"
+    assert SyntheticPersona().title("mb/x: mend", np.random.default_rng(0)) == "mb/x: mend"
 
 
 def test_drawn_voices_are_reproducible_and_differ():
-    voices = [draw_voice(np.random.default_rng(seed)) for seed in range(200)]
-    assert voices == [draw_voice(np.random.default_rng(seed)) for seed in range(200)]
-    said = {voice.say(PLAIN, np.random.default_rng(0)) for voice in voices}
+    personas = [draw_persona(np.random.default_rng(seed)) for seed in range(200)]
+    assert personas == [draw_persona(np.random.default_rng(seed)) for seed in range(200)]
+    said = {persona.say(PLAIN, np.random.default_rng(0)) for persona in personas}
     assert len(said) > 150
-    assert sum(voice.case == "as it is" and voice.end == "." for voice in voices) >= 5
-    assert all("{" not in voice.opener + voice.closer + voice.prefix for voice in voices)
+    assert sum(persona.case == "as it is" and persona.end == "." for persona in personas) >= 5
+    assert all("{" not in persona.opener + persona.closer + persona.prefix for persona in personas)
 
 
 def test_sentences_are_split_at_their_ends_and_nowhere_else():
@@ -101,17 +103,17 @@ def test_sentences_are_split_at_their_ends_and_nowhere_else():
 
 
 def test_a_made_up_person_s_notes_share_a_voice_and_not_the_answer(texts):
-    voiced = Voiced(texts)
+    synthetic = SyntheticPersonas(texts)
     for seed in range(60):
-        question = voiced.draw(np.random.default_rng(seed))
+        question = synthetic.draw(np.random.default_rng(seed))
         assert question.task == TASK
         assert question.output not in [note.output for note in question.history]
-        assert question == voiced.draw(np.random.default_rng(seed))
+        assert question == synthetic.draw(np.random.default_rng(seed))
 
 
 def test_with_no_notes_the_model_s_own_words_are_asked_for(texts):
-    voiced = Voiced(texts)
-    drawn = [voiced.draw(np.random.default_rng(seed)) for seed in range(300)]
+    synthetic = SyntheticPersonas(texts)
+    drawn = [synthetic.draw(np.random.default_rng(seed)) for seed in range(300)]
     alone = [q for q in drawn if not q.history]
     assert 5 <= len(alone) <= 40
     own = {text.text for text in texts} | {text.topic.capitalize() for text in texts}
@@ -121,14 +123,14 @@ def test_with_no_notes_the_model_s_own_words_are_asked_for(texts):
 def test_dev_voices_and_texts_are_never_trained_on(texts):
     dev = dev_questions(texts, 12, seed=0)
     assert dev == dev_questions(texts, 12, seed=0)
-    trained, held = Voiced(texts).texts, Voiced(texts, dev=True).texts
+    trained, held = SyntheticPersonas(texts).texts, SyntheticPersonas(texts, dev=True).texts
     assert not set(trained) & set(held)
     assert len(trained) + len(held) == len(texts)
     assert all(own != other for own, other in zip(dev, swap_histories(dev, 0), strict=True))
 
 
 def test_the_sampler_mixes_voices_in_and_keeps_a_note_of_each(texts):
-    sampler = Sampler([], 16, 0, shares={TASK: 1.0}, voiced=Voiced(texts))
+    sampler = Sampler([], 16, 0, shares={TASK: 1.0}, synthetic=SyntheticPersonas(texts))
     for step in range(12):
         batch = sampler.step(step)
         assert {q.task for q in batch.questions} == {TASK}
@@ -162,26 +164,26 @@ def test_what_is_kept_of_an_answer_is_running_text(answer, kept):
 
 
 def test_a_file_of_too_few_or_no_texts_is_refused_in_one_line(tmp_path, texts):
-    path = tmp_path / "plain.json"
+    path = tmp_path / "corpus.json"
     path.write_text(json.dumps({"texts": [vars(text) for text in texts]}))
-    assert read_plain(path) == texts
+    assert read_corpus(path) == texts
     path.write_text(json.dumps({"texts": [vars(text) for text in texts[:9]]}))
     with pytest.raises(DataError, match="9 texts are too few"):
-        read_plain(path)
+        read_corpus(path)
     path.write_text("[1]")
-    with pytest.raises(DataError, match=r"plain\.json: not a file of export\.plain"):
-        read_plain(path)
+    with pytest.raises(DataError, match=r"corpus\.json: not a file of export\.corpus"):
+        read_corpus(path)
 
 
 def test_the_command_asks_the_model_and_writes_what_it_said(tmp_path):
     from ppedge.defaults import find_model
 
-    out = tmp_path / "plain.json"
-    words = [sys.executable, "-m", "export.plain", "--llm", str(find_model()), "--out", str(out)]
+    out = tmp_path / "corpus.json"
+    words = [sys.executable, "-m", "export.corpus", "--llm", str(find_model()), "--out", str(out)]
     done = subprocess.run([*words, "--count", "4"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert f"of 4 answers are plain text: {out}" in done.stdout
-    found = [Plain(**each) for each in json.loads(out.read_text())["texts"]]
+    found = [CorpusText(**each) for each in json.loads(out.read_text())["texts"]]
     assert {text.prompt for text in found} <= {prompt for prompt, _ in prompts(4, seed=0)}
     done = subprocess.run([*words, "--count", "0"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
@@ -189,7 +191,7 @@ def test_the_command_asks_the_model_and_writes_what_it_said(tmp_path):
 
 
 def test_dev_voices_are_written_as_questions_that_evaluation_reads(tmp_path, texts, capsys):
-    path, out = tmp_path / "plain.json", tmp_path / "voices"
+    path, out = tmp_path / "corpus.json", tmp_path / "personas"
     path.write_text(json.dumps({"texts": [vars(text) for text in texts]}))
     dataset.main(["--plain", str(path), "--out", str(out), "--count", "6"])
     assert "6 questions" in capsys.readouterr().out

@@ -1,12 +1,11 @@
 """Questions that nobody was trained on, to see whether a plug knows people or four tasks.
 
-    python -m export.experiments.recast --data DATA --out runs/recast --count 48
+    python -m export.experiments.task_transforms --data DATA --out runs/recast --count 48
 
 writes, in the LaMP format and for ``export.evaluate``, what dev users would be asked if their notes
 had another use: folders ``summary`` (task 4 backwards: an article's description from its headline),
 ``body`` (task 6 backwards: a commit's message from its subject), ``rest`` (the second half of a
-tweet) and ``mention`` (a tweet from three of its words). With ``--varied`` a plug is trained on
-requests like ``body`` and ``rest``, though not in these words.
+tweet) and ``mention`` (a tweet from three of its words).
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from export.data.lamp import Question, choose, write_questions
-from export.data.leave_one_out import LEAST, neutralise
+from export.data.leave_one_out import neutralise
 from export.data.tasks import task_of
 from export.tools.commands import check_seed, one_line_errors, positive
 from ppedge.notes.reader import Note
@@ -31,6 +30,7 @@ FORMS = {
     "rest": (7, 7, "Continue: {}"),
     "mention": (7, 7, "Post something for my followers. It should mention: {}"),
 }
+LEAST = 8  # words of a text that can be cut in half
 WORDS = 60  # of a text asked for; what is longer is cut
 MENTIONED = 3
 
@@ -83,7 +83,7 @@ def _cut(text: str) -> str:
 def main(words: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m export.experiments.recast",
+        prog="python -m export.experiments.task_transforms",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -94,7 +94,7 @@ def main(words: Sequence[str] | None = None) -> None:
     add("--seed", type=int, default=0, help="of the choice of questions (default: 0)")
     args = parser.parse_args(words)
     check_seed(parser, args.seed)
-    with one_line_errors("export.experiments.recast"):
+    with one_line_errors("export.experiments.task_transforms"):
         chosen = {}
         for task in sorted({task for task, _, _ in FORMS.values()}):
             folder = args.data / f"LaMP_{task}_style"

@@ -6,8 +6,8 @@ import shutil
 
 import pytest
 
-from export.experiments import memorised
-from export.experiments.memorised import Sampled, main, runs_of, search
+from export.experiments import memorisation
+from export.experiments.memorisation import Sampled, main, runs_of, search
 from tests.export.conftest import commit
 
 TEXT = "The quick brown fox jumps over the lazy dog."
@@ -37,7 +37,7 @@ def test_the_command_tells_training_texts_from_the_user_s_own(
     path.write_bytes(gzip.compress(json.dumps(questions).encode()))
     # A commit of the dev users' own, which is in the training set too, and one that is not theirs.
     said = f"Sure. {commit(2)} {secret}"
-    monkeypatch.setattr(memorised.LLM, "generate", lambda *_, **__: _Said(said))
+    monkeypatch.setattr(memorisation.LLM, "generate", lambda *_, **__: _Said(said))
     out = tmp_path / "found.json"
     words = ["--data", str(folder.parent), "--tasks", "6", "--answers", "2", "--threads", "1"]
     main([*words, "--words", "10", "--json", str(out)])

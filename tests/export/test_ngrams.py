@@ -1,4 +1,4 @@
-"""Fitting the literal memory: what is gathered, what is fitted, and what the plug then says."""
+"""Fitting the n-gram cache: what is gathered, what is fitted, and what the plug then says."""
 
 import dataclasses
 import json
@@ -9,9 +9,9 @@ import pytest
 
 from export.evaluation.methods import Asked, Bench, parse_method
 from export.ngrams import main, probe
-from export.training.ngram_weights import START, Places, cautious, fit, held_out_nats, nats
+from export.training.ngram_weights import START, Places, fit, held_out_nats, nats, offset
 from ppedge.llm.llm import LLM
-from ppedge.llm.ngram_cache import Gate, LiteralMemory, LiteralSpec
+from ppedge.llm.ngram_cache import Gate, NgramCache, NgramCacheConfig
 from ppedge.personalizer import Personalizer
 from ppedge.plug.manifest import MANIFEST_NAME, manifest_json
 from ppedge.plug.plug import Plug
@@ -55,7 +55,7 @@ def joined(*parts):
 def test_nats_are_those_of_the_run_time_s_memory():
     rng = np.random.default_rng(0)
     texts = [rng.integers(0, 5, 12).tolist() for _ in range(6)]
-    memory = LiteralMemory(texts, rng.uniform(0.1, 1, 6), GATES)
+    memory = NgramCache(texts, rng.uniform(0.1, 1, 6), GATES)
     logits = rng.normal(0, 2, 7).astype(np.float32)
     model = logits - np.log(np.exp(logits.astype(np.float64)).sum())
     entropy = np.full(7, -(np.exp(model) * model).sum())
@@ -125,12 +125,12 @@ def test_held_out_nats_of_a_user_do_not_hang_on_that_user():
 def test_caution_comes_off_every_bias_and_held_out_nats_tell_its_price():
     own = places_of(np.random.default_rng(7))
     gates = fit(own, 3)
-    careful = cautious(gates, 1.5)
+    careful = offset(gates, 1.5)
     assert [gate.bias for gate in careful] == pytest.approx([gate.bias - 1.5 for gate in gates])
     assert [dataclasses.replace(gate, bias=0) for gate in careful] == [
         dataclasses.replace(gate, bias=0) for gate in gates
     ]
-    [usual], [paid] = (held_out_nats(own, [own], 3, seed=0, caution=c) for c in (0, 30))
+    [usual], [paid] = (held_out_nats(own, [own], 3, seed=0, gate_offset=c) for c in (0, 30))
     without = -own.logprob
     assert usual.mean() < without.mean()
     assert paid == pytest.approx(without, rel=1e-3)
@@ -159,7 +159,7 @@ def data(tmp_path_factory):
 def test_what_a_probe_notes_gives_the_run_time_s_likelihood(files):
     model, plug = files
     opened = Plug(plug)
-    opened.manifest = dataclasses.replace(opened.manifest, literal=LiteralSpec(5, GATES))
+    opened.manifest = dataclasses.replace(opened.manifest, ngram_cache=NgramCacheConfig(5, GATES))
     with LLM(model, n_threads=1) as llm:
         bench, asked = Bench(llm, opened), Asked(QUESTION, ANN)
         composed = bench.compose(parse_method("persona"), asked)
@@ -199,14 +199,14 @@ def test_the_command_fits_gates_that_help_and_writes_them_into_the_plug(
     main(words(plug, files, data, "--orders", "3", "--notes", "6", "--json", str(out)))
     printed = capsys.readouterr().out
     fitted = Plug(plug)
-    spec = fitted.manifest.literal
+    spec = fitted.manifest.ngram_cache
     assert (spec.max_notes, len(spec.gates)) == (6, 3)
-    about = {k: v for k, v in fitted.manifest.about.items() if k != "literal memory"}
-    again = dataclasses.replace(fitted.manifest, literal=None, about=about)
+    about = {k: v for k, v in fitted.manifest.about.items() if k != "n-gram cache"}
+    again = dataclasses.replace(fitted.manifest, ngram_cache=None, about=about)
     assert again == before
     assert max(fitted.golden_differences().values()) == 0
     whole = json.loads(out.read_text())
-    assert whole["literal"] == dataclasses.asdict(spec) | {
+    assert whole["ngram_cache"] == dataclasses.asdict(spec) | {
         "gates": [dataclasses.asdict(gate) for gate in spec.gates]
     }
     for gain in whole["gains"]:
@@ -217,7 +217,7 @@ def test_the_command_fits_gates_that_help_and_writes_them_into_the_plug(
         assert (gain["users"], gain["tokens"] > 100) == (6, True)
     assert [gain["task"] for gain in whole["gains"]] == [4, 6]
     assert "order 2: bias" in printed
-    assert fitted.manifest.about["literal memory"]["fitted on"]["LaMP_6_style"] == "6 train users"
+    assert fitted.manifest.about["n-gram cache"]["fitted on"]["LaMP_6_style"] == "6 train users"
 
 
 def test_what_was_fitted_is_what_the_run_time_then_uses(files, data, tmp_path):
@@ -270,8 +270,8 @@ def test_what_cannot_be_fitted_is_refused_in_one_line(files, data, tmp_path):
 
 @pytest.mark.parametrize(
     "wrong",
-    [["--orders", "9"], ["--caution", "-1"], ["--notes", "0"], ["--limit", "0"], ["--seed", "-1"],
-     ["--tasks", "8"], ["--tasks", "4", "4"], ["--json", "nowhere/fit.json"]],
+    [["--orders", "9"], ["--gate-offset", "-1"], ["--notes", "0"], ["--limit", "0"],
+     ["--seed", "-1"], ["--tasks", "8"], ["--tasks", "4", "4"], ["--json", "nowhere/fit.json"]],
 )  # fmt: skip
 def test_a_wrong_option_is_refused_by_name(files, data, wrong, capsys):
     with pytest.raises(SystemExit) as caught:

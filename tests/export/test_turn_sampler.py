@@ -5,8 +5,8 @@ import pytest
 
 from export.data.authors import Author
 from export.data.lamp import read_questions
-from export.synthetic.corpus import read_plain
-from export.synthetic.dataset import TASK, Voiced
+from export.synthetic.corpus import read_corpus
+from export.synthetic.dataset import TASK, SyntheticPersonas
 from export.training.sampler import Sampler
 from export.training.turn_sampler import (
     EACH,
@@ -27,13 +27,13 @@ AUTHORS = [
 
 
 @pytest.fixture
-def make(tmp_path, voices):
+def make(tmp_path, personas):
     questions = list(read_questions(lamp.write(tmp_path, 6, split="train", notes=9), "train"))
 
     def make(turns=3, batch=16, **more):
-        voiced = Voiced(read_plain(voices))
+        synthetic = SyntheticPersonas(read_corpus(personas))
         return TurnedSampler(
-            Sampler(questions, batch, 0, voiced=voiced), AUTHORS, turns=turns, seats=8, **more
+            Sampler(questions, batch, 0, synthetic=synthetic), AUTHORS, turns=turns, seats=8, **more
         )
 
     return make

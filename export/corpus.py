@@ -1,6 +1,6 @@
-"""Plain texts: what the frozen LLM itself answers to everyday writing prompts.
+"""A corpus: what the frozen LLM itself answers to everyday writing prompts.
 
-    python -m export.plain --llm MODEL.gguf --out runs/plain.json --count 1200 --seed 0
+    python -m export.corpus --llm MODEL.gguf --out runs/corpus.json --count 1200 --seed 0
 
 They are what the synthetic personas (``export/synthetic/personas.py``) rewrite. Texts and prompts
 are the model's and ours: no person's writing is in them.
@@ -22,9 +22,9 @@ import torch
 from export.data.leave_one_out import opening
 from export.data.template import TEMPLATE, place_soft, read_template
 from export.models.base_llm import FrozenLLM
-from export.synthetic.corpus import MOST, Plain, prompts
+from export.synthetic.corpus import MOST, CorpusText, prompts
 from export.tools.commands import check_output, check_seed, one_line_errors, replacing
-from export.training.distributed import World
+from export.training.distributed import Distributed
 
 MAX_NEW = 56  # tokens of an answer, before it is cut at a sentence's end
 MAX_CHARS = 200
@@ -73,7 +73,7 @@ def answers(llm: FrozenLLM, asked: Sequence[str], seed: int) -> list[str]:
 def main(words: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m export.plain",
+        prog="python -m export.corpus",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -91,14 +91,14 @@ def main(words: Sequence[str] | None = None) -> None:
         parser.error(f"--count must be from 1 to {MOST}, not {args.count}")
     check_seed(parser, args.seed)
     check_output(parser, args.out)
-    with one_line_errors("export.plain"):
+    with one_line_errors("export.corpus"):
         asked = prompts(args.count, args.seed)
         template = place_soft(read_template(args.template), "after") if args.template else TEMPLATE
-        device = World(args.device).device
+        device = Distributed(args.device).device
         llm = FrozenLLM(args.llm, template, getattr(torch, args.dtype), device)
         said = answers(llm, [prompt for prompt, _ in asked], args.seed)
         texts = [
-            Plain(prompt, topic, text)
+            CorpusText(prompt, topic, text)
             for (prompt, topic), answer in zip(asked, said, strict=True)
             if (text := clean(answer)) is not None
         ]

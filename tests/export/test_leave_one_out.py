@@ -3,15 +3,11 @@ import pytest
 
 from export.data.lamp import Question, read_questions
 from export.data.leave_one_out import (
-    CONTINUE,
     FREE,
-    OTHERWISE,
     REQUESTS,
-    UNDER,
     leave_one_out,
     neutralise,
     opening,
-    request,
     writing_prompt,
 )
 from export.synthetic.style_transfer import in_words_of_task
@@ -123,72 +119,13 @@ def test_an_opening_ends_with_a_sentence():
     assert opening("v1.2 is out. Yes.", 12) == "v1.2 is out."
 
 
-# --- asked in more ways ---------------------------------------------------------------------------
-
 BODY = "The header of the file was read twice and so the second reader found nothing at all."
-
-
-def begins(forms, prompt):
-    return any(prompt.startswith(form.partition("{}")[0]) for form in forms)
-
-
-def test_a_varied_request_gives_words_or_a_beginning_or_the_title():
-    kinds = {"words": 0, "begun": 0, "title": 0}
-    for seed in range(200):
-        prompt, answer = request(BODY, "read it once", rng(seed))
-        if begins(CONTINUE, prompt):
-            kinds["begun"] += 1
-            given = next(
-                prompt.removeprefix(form[:-2]) for form in CONTINUE if begins([form], prompt)
-            )
-            assert f"{given} {answer}" == BODY
-            assert 3 <= len(given.split()) <= len(answer.split())
-        elif begins(UNDER, prompt):
-            kinds["title"] += 1
-            assert prompt.endswith("read it once")
-            assert answer == BODY
-        else:
-            kinds["words"] += 1
-            assert begins([f"{each} about {{}}" for each in REQUESTS], prompt)
-            assert answer == BODY
-    assert kinds["words"] == pytest.approx(100, abs=25)
-    assert kinds["begun"] == pytest.approx(50, abs=20)
-    assert kinds["title"] == pytest.approx(50, abs=20)
-
-
-def test_a_text_without_a_title_is_not_asked_for_by_one_and_a_short_one_is_not_begun():
-    for seed in range(40):
-        assert not begins(UNDER, request(BODY, "", rng(seed))[0])
-        assert not begins(CONTINUE, request("Too short to be begun.", "", rng(seed))[0])
-
-
-@pytest.mark.parametrize("task", [4, 5, 6, 7])
-def test_a_fifth_of_varied_questions_are_in_other_words_and_count_as_the_task_s(tmp_path, task):
-    asked = next(read_questions(lamp.write(tmp_path, task), "dev"))
-    plain = leave_one_out(asked, 0, general=False, rng=rng())
-    otherwise = 0
-    for seed in range(200):
-        left = leave_one_out(asked, 0, general=False, rng=rng(seed), varied=True)
-        assert (left.output, left.history) == (plain.output, plain.history)
-        assert in_words_of_task(left)
-        if left.input != plain.input:
-            otherwise += 1
-            assert begins(OTHERWISE[task], left.input)
-    assert otherwise == pytest.approx(40, abs=18)
 
 
 def test_a_general_question_is_known_as_one_whatever_its_words():
     notes = [Note("fix: the leak", f"note: {BODY}"), Note("add test", "No test so far.")]
     for seed in range(40):
-        left = leave_one_out(question(notes), 0, general=True, rng=rng(seed), varied=True)
+        left = leave_one_out(question(notes), 0, general=True, rng=rng(seed))
         assert left.id.endswith(FREE)
         assert not in_words_of_task(left)
         assert left.history == (Note("No test so far."),)
-
-
-def test_unless_varied_nothing_is_begun_or_titled():
-    notes = [Note("fix leak", BODY), Note("add test", "No test so far.")]
-    for seed in range(40):
-        left = leave_one_out(question(notes), 0, general=True, rng=rng(seed))
-        assert left.output == BODY
-        assert begins([f"{each} about {{}}" for each in REQUESTS], left.input)

@@ -3,7 +3,7 @@
 import pytest
 
 from export.data.lamp import Question, open_questions, read_questions
-from export.experiments.recast import FORMS, WORDS, main, recast
+from export.experiments.task_transforms import FORMS, WORDS, main, recast
 from ppedge.notes.reader import Note
 from tests.export import lamp
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from export.experiments.pairs import PROMPTS, Pair, main, show
+from export.experiments.side_by_side import PROMPTS, Pair, main, show
 from ppedge.notes.reader import Note
 from tests import tiny_gguf, tiny_plug
 
@@ -43,7 +43,7 @@ def test_an_answer_cannot_break_out_of_its_fence():
 
 
 def test_what_cannot_be_read_or_written_ends_in_one_line(words, tmp_path, capsys):
-    with pytest.raises(SystemExit, match=r"^export\.pairs: .*none\.jsonl"):
+    with pytest.raises(SystemExit, match=r"^export\.experiments\.side_by_side: .*none\.jsonl"):
         main(["--notes", str(tmp_path / "none.jsonl"), *words[3:], "--out", str(tmp_path / "a.md")])
     with pytest.raises(SystemExit):
         main([*words, "--out", str(tmp_path)])
@@ -54,6 +54,7 @@ def test_a_file_without_notes_is_no_voice(words, tmp_path):
     empty = tmp_path / "empty.jsonl"
     empty.touch()
     out = tmp_path / "a.md"
-    with pytest.raises(SystemExit, match=r"^export\.pairs: .*empty\.jsonl: holds no notes"):
+    told = r"^export\.experiments\.side_by_side: .*empty\.jsonl: holds no notes"
+    with pytest.raises(SystemExit, match=told):
         main(["--notes", str(empty), *words[1:], "--out", str(out)])
     assert not out.exists()

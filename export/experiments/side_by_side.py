@@ -1,7 +1,7 @@
 """Answers with a person's notes beside ones without: what the run time does, unselected.
 
-    python -m export.experiments.pairs --notes examples/notes.jsonl examples/voices/*.jsonl \\
-        --count 40 --out docs/examples.md
+    python -m export.experiments.side_by_side --count 40 --out docs/examples.md \\
+        --notes examples/notes.jsonl examples/voices/*.jsonl
 
 Prompts, files and seeds are dealt out by ``--seed`` alone, one answer each, and every answer is
 printed as it came. A pair shares its prompt and the seed of its sampling.
@@ -129,7 +129,7 @@ def _block(text: str) -> str:
 def main(words: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m export.experiments.pairs",
+        prog="python -m export.experiments.side_by_side",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -145,12 +145,12 @@ def main(words: Sequence[str] | None = None) -> None:
     check_seed(parser, args.seed)
     for path in (args.out, args.json):
         check_output(parser, path)
-    with one_line_errors("export.experiments.pairs"):
+    with one_line_errors("export.experiments.side_by_side"):
         histories = {str(path): list(read_notes(path)) for path in args.notes}
         for name in (name for name, notes in histories.items() if not notes):
             raise ValueError(f"{name}: holds no notes; give a file with one a line")
         files = " ".join(histories)
-        command = f"python -m export.experiments.pairs --notes {files}"
+        command = f"python -m export.experiments.side_by_side --notes {files}"
         about = f"{command} --count {args.count} --seed {args.seed}"
         with Personalizer.open(args.llm, args.plug) as personalizer:
             pairs = make(personalizer, histories, args.seed, args.count)

@@ -1,6 +1,6 @@
 """Does a plug say its training texts by heart? Samples answers and looks for long word runs.
 
-    python -m export.experiments.memorised --data DATA --tasks 4 5 6 7 --answers 200 --seed 0
+    python -m export.experiments.memorisation --data DATA --tasks 4 5 6 7 --answers 200 --seed 0
 
 Half of the answers are to dev questions and half to general writing prompts, all with dev users'
 own notes, sampled as the command line does. A run of ``--words`` words counts if a training text
@@ -119,7 +119,7 @@ def training_texts(data: Path, tasks: Sequence[int]) -> Iterator[str]:
 def main(words: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m export.experiments.memorised",
+        prog="python -m export.experiments.memorisation",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -136,7 +136,7 @@ def main(words: Sequence[str] | None = None) -> None:
     args = parser.parse_args(words)
     check_seed(parser, args.seed)
     check_output(parser, args.json)
-    with one_line_errors("export.experiments.memorised"):
+    with one_line_errors("export.experiments.memorisation"):
         asked = questions(args.data, args.tasks, args.answers, args.seed)
         plug = Plug(find_plug(args.plug), n_threads=args.threads)
         with (
