@@ -257,7 +257,9 @@ class Personalizer(Closable):
             prompt, conditioning().memory if blend.ngrams else None, manner, blend
         )
         if strength != 1:
-            processor = self.llm.guide(self.segments(prompt, None), strength, processor)
+            # At 0 nothing of the persona bears on the answer, its rules neither.
+            inner = processor if strength else None
+            processor = self.llm.guide(self.segments(prompt, None), strength, inner)
         turns = prefix.turns if prefix else []
         prepare = partial(self._prefixes.hold, persona, prefix) if prefix else None
         writing: Writing

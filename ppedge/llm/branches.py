@@ -29,7 +29,7 @@ class Branches:
     *grave*: were they free, later positions would take them, and a branch would no longer lie in
     the order of its positions. Attention sums in the order of cells, so its log-probability would
     then depend on the other branches (by 0.15 nats over 20 tokens of the default model); this way
-    it is, bit for bit, what the same model gives to the same text read alone.
+    it is what the same model gives to the same text read alone, up to the rounding of batches.
 
     Attributes:
         logits: float32 [branches, n_vocab], the logits after each branch.

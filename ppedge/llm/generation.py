@@ -121,9 +121,10 @@ class Generation:
             return model.piece(token)
 
     def _draw(self, sampler: Sampler) -> int:
-        if self._processor is None:
-            return sampler.sample()
-        return sampler.choose(apply(self._processor, self._cache.logits(), self._written))
+        logits = self._cache.logits()
+        if self._processor:
+            logits = apply(self._processor, logits, self._written)
+        return sampler.choose(logits)
 
     def _sync(self) -> None:
         begun = perf_counter()

@@ -7,6 +7,7 @@ twice. The book-keeping is in ``prefix_cache.py``, the calls into llama.cpp in `
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from ppedge.llm.generation import Finish, Generation
 from ppedge.llm.guidance import ensure_strength, guided
 from ppedge.llm.loaded import LoadedModel
 from ppedge.llm.logits_processor import LogitsProcessor
-from ppedge.llm.prefix_cache import PrefixCache, Prompt
+from ppedge.llm.prefix_cache import PrefixCache
 from ppedge.llm.sampling import Sampling, TextStream
 from ppedge.llm.scoring import Score
 from ppedge.llm.segments import Segment
@@ -36,9 +37,11 @@ class LLM(LoadedModel):
     Calls from several threads wait for each other. Soft tokens are given at the scale of the
     model's own embedding rows; what the architecture multiplies by, this class applies.
 
-    A prompt that begins like the last one keeps that beginning. With the default (quantised)
-    model on a CPU its logits are then bit for bit those of a cold context. With float weights the
-    size of a batch sets the order of sums, and last bits may differ.
+    What is held already is not read again, as far as it was read in the same steps: the beginning
+    of which `state` was kept, the whole of the last prompt, and what was written behind it. So the
+    logits after a prompt do not depend on what was asked before. The same text read in other steps,
+    as an option of `score` or one of several `candidates`, has logits of another rounding, some
+    hundredths of a nat a token off with the default (quantised) model.
 
     Its attributes are those of `LoadedModel`.
 
@@ -233,7 +236,7 @@ class LLM(LoadedModel):
                 self._secondary = self._secondary or PrefixCache(
                     self._model, self._gguf, self._cache
                 )
-                prompt = Prompt(other.encoder, [*other.decoder, *written], other.control)
+                prompt = replace(other, decoder=[*other.decoder, *written])
                 self._secondary.sync(prompt, Cancel())
                 return guided(logits, self._secondary.logits(), strength)
 

@@ -77,6 +77,7 @@ class LoadedModel(Closable):
         except BaseException:
             self._gguf.close()
             raise
+        self._pieces: dict[int, bytes] = {}  # Rules look at hundreds of them for each token.
         self._remembered_tokens = lru_cache(_REMEMBERED_TEXTS)(self._model.tokenize)
         self.n_vocab = self._model.n_vocab
         self.n_layer = self._model.n_layer
@@ -89,6 +90,7 @@ class LoadedModel(Closable):
         with self._model.lock, self._reading:
             self._model.close()
             self._gguf.close()
+            self._pieces.clear()
 
     def _end_token(self) -> int | None:
         # A file that names an end of turn was taught to end answers with it. What llama.cpp takes
@@ -116,9 +118,12 @@ class LoadedModel(Closable):
 
     def piece(self, token: int) -> bytes:
         """Return the bytes that a token stands for; a control token stands for none."""
-        with self._reading:
-            self._model.ensure_open()
-            return self._model.piece(token)
+        found = self._pieces.get(token)
+        if found is None:
+            with self._reading:
+                self._model.ensure_open()
+                found = self._pieces[token] = self._model.piece(token)
+        return found
 
     def is_end(self, token: int) -> bool:
         """Whether a token ends a text."""
@@ -220,8 +225,8 @@ class LoadedModel(Closable):
             raise ModelError("the prompt is empty: the model needs at least one token")
         self._ensure_room(len(rows), "the prompt")
         if self.has_encoder:
-            return Prompt(rows, [self._model.decoder_start])
-        return Prompt([], rows, control)
+            return Prompt(rows, [self._model.decoder_start], n_read=1)
+        return Prompt([], rows, control, len(rows))
 
     def _ensure_room(self, count: int, what: str) -> None:
         if count > self.n_ctx:

@@ -1,4 +1,4 @@
-"""What a model's context holds, and how it comes to hold something else with the least work.
+"""What a model's context holds, and how it comes to hold something else with little work.
 
 The state is two lists of rows: what the encoder read (empty without one), and the positions of
 the decoder, with the control vector that steers the last of them. ``sync`` moves from what is
@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,14 +21,11 @@ from ppedge.llm.binding.model import Model
 from ppedge.llm.branches import Branches, count_sequences
 from ppedge.llm.gguf import Gguf
 from ppedge.llm.logits_processor import LogitsProcessor, apply
+from ppedge.llm.probe import Probe
 from ppedge.llm.scoring import log_softmax
 
 # What a position holds: a token id, or the float32 bytes of a soft token, scaled.
 Row = int | bytes
-
-# A matching scale gives the same bits on a CPU; this leaves room for a GPU's rounding.
-_PROBE_TOLERANCE: Final = 0.01
-_PROBE_SAMPLE: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +43,19 @@ class Control:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What an encoder is to read (nothing without one), and what the decoder is to hold."""
+    """What an encoder is to read (nothing without one), and what the decoder is to hold.
+
+    Attributes:
+        encoder, decoder: one row a position.
+        control: what steers the last of the decoder's positions.
+        n_read: positions of the decoder that are read together; those behind were written one by
+            one. None: all are read together.
+    """
 
     encoder: list[Row]
     decoder: list[Row]
     control: Control | None = None
+    n_read: int | None = None
 
     def __len__(self) -> int:
         """Positions of the prompt."""
@@ -84,15 +88,12 @@ class PrefixCache:
         self._control: Control | None = None
         # Whether llama.cpp's logits are those after the last held position.
         self._fresh = False
-        # A token, and the logits after it alone.
-        self._probed: tuple[int, NDArray[np.float32]]
-        self.scale: float
-        if primary:
-            self._probed, self.scale = primary._probed, primary.scale
-        else:
-            token = self._probe_token()
-            self._probed = token, self._probe(token)
-            self.scale = self._probe_scale()
+        # A beginning of prompts that was read by itself, here or when it was kept.
+        self._prefix: list[Row] = []
+        # How many of the held positions were read last, and the logits after them.
+        self._read: tuple[int, NDArray[np.float32]] | None = None
+        self._probe: Probe = primary._probe if primary else Probe(model, gguf)
+        self.scale = self._probe.scale
 
     def count_held(self, prompt: Prompt) -> int:
         """Return how many of the prompt's positions need no work any more."""
@@ -122,12 +123,45 @@ class PrefixCache:
         if prompt.encoder != self._encoded:
             self._encode(prompt.encoder)
         common = self._count_common(prompt)
-        if self._fresh and common == len(prompt.decoder) == len(self._held):
+        if common == len(prompt.decoder) and self._is_back_at(common):
             self._control = prompt.control  # It may differ yet, in what is still to come.
             return
-        self._truncate(min(common, len(prompt.decoder) - 1))
+        ends = self._read_ends(prompt)
+        # What is held is of use as far as it was read in the same steps.
+        self._truncate(max((end for end in (0, *ends[:-1]) if end <= common), default=0))
         self._control = prompt.control
-        self._decode(prompt.decoder[len(self._held) :])
+        for end in ends:
+            if end > len(self._held):
+                self._decode(prompt.decoder[len(self._held) : end])
+                if end == prompt.n_read:
+                    self._read = end, self._context.logits().copy()
+
+    def _is_back_at(self, count: int) -> bool:
+        """Hold the first ``count`` positions alone, if their logits are at hand or were kept."""
+        if self._fresh and count == len(self._held):
+            return True
+        if self._read is None or self._read[0] != count:
+            return False
+        kept = self._read
+        self._truncate(count)
+        if len(self._held) != count:
+            return False
+        self._read = kept
+        return True
+
+    def _read_ends(self, prompt: Prompt) -> list[int]:
+        """Return where each step of reading a prompt ends, the last at its end.
+
+        The size of a batch has a part in the order of sums, and so in the logits. A prompt is
+        therefore read in the same steps whatever is held already: the prefix that was kept, the
+        rest together, and what was written behind it token by token.
+        """
+        rows, n_prefix = prompt.decoder, len(self._prefix)
+        n_read = len(rows) if prompt.n_read is None else prompt.n_read
+        ends = [n_read, *range(n_read + 1, len(rows) + 1)]
+        if 0 < n_prefix < n_read and rows[:n_prefix] == self._prefix:
+            return [n_prefix, *ends]
+        return ends
 
     def state(self, prompt: Prompt, cancel: Cancel) -> bytes:
         """Hold ``prompt``, and return what was made of it, for `restore`.
@@ -138,6 +172,7 @@ class PrefixCache:
         if prompt.encoder or prompt.control:
             raise ModelError("what an encoder or a control vector had a part in is not kept")
         self.sync(prompt, cancel)
+        self._prefix = list(prompt.decoder)
         return bytes(self._context.state())
 
     def restore(self, prompt: Prompt, state: bytes) -> bool:
@@ -149,7 +184,7 @@ class PrefixCache:
         if self._context.restore(state) != len(prompt.decoder):
             self._context.clear()
             return False
-        self._held = list(prompt.decoder)
+        self._held, self._prefix = list(prompt.decoder), list(prompt.decoder)
         return True
 
     def forget(self) -> None:
@@ -157,7 +192,7 @@ class PrefixCache:
         self._model.ensure_open()
         self._context.clear()
         self._held, self._encoded, self._fresh = [], [], False
-        self._control = None
+        self._control = self._read = None
 
     def ensure_steerable(self) -> None:
         """Try a control vector; forgets what is held.
@@ -166,20 +201,15 @@ class PrefixCache:
             ModelError: it changes nothing, as with architectures that llama.cpp does not steer.
         """
         self.forget()
-        self._context.watch(Cancel())
-        token, bare = self._probed
-        shape = (self._model.n_layer - 1, self._model.n_embd)
-        self._context.steer(np.ones(shape, np.float32).tobytes())
-        steered = self._probe(token)
-        self.forget()
-        if np.array_equal(steered, bare):
-            raise ModelError(
-                f"{self._gguf.path}: llama.cpp does not steer models of architecture "
-                f"{self._gguf.architecture!r} by control vectors; take a plug without one"
-            )
+        try:
+            self._probe.ensure_steerable()
+        finally:
+            self.forget()
 
     def logits(self) -> NDArray[np.float32]:
-        """Return a copy of the logits after the syncd prompt, float32 [n_vocab]."""
+        """Return a copy of the logits after the prompt that is held, float32 [n_vocab]."""
+        if not self._fresh and self._read and self._read[0] == len(self._held):
+            return self._read[1].copy()
         return self._context.logits().copy()
 
     def logprobs(
@@ -281,9 +311,12 @@ class PrefixCache:
     def _rewind(self, keep: int) -> None:
         self._fresh = False
         del self._held[self._context.truncate(keep) :]
+        if self._read and self._read[0] > len(self._held):
+            self._read = None
 
     def _encode(self, rows: list[Row]) -> None:
         self._held, self._encoded, self._fresh = [], [], False
+        self._read = None
         self._context.encode_rows(self._vectors(rows))
         self._encoded = rows
 
@@ -326,52 +359,6 @@ class PrefixCache:
             self._context.decode_tokens(ids, at, outputs)
         else:
             self._context.decode_rows(self._vectors(chunk), at, outputs)
-
-    # --- the scale at which rows go in ---------------------------------------------------------
-
-    def _probe_scale(self) -> float:
-        """Find what this architecture's embedding input must be multiplied by, by trying.
-
-        llama.cpp scales its token path and its embedding path alike on some architectures and
-        not on others, and this changed between versions; a wrong scale gives fluent nonsense.
-        """
-        token, wanted = self._probed
-        row = self._gguf.embedding_rows([token])
-        tolerance = _PROBE_TOLERANCE * float(wanted.std())
-        for scale in (np.float32(1), np.sqrt(np.float32(row.shape[1]))):
-            found = self._probe(row * scale)
-            if float(np.abs(found - wanted).max()) <= tolerance:
-                self._context.clear()
-                return float(scale)
-        raise ModelError(
-            f"{self._gguf.path}: models of architecture {self._gguf.architecture!r} cannot take "
-            "soft tokens: "
-            "llama.cpp treats their embedding input unlike their tokens"
-        )
-
-    def _probe_token(self) -> int:
-        """Return an ordinary token, its embedding's norm in the middle: scaling must show."""
-        n_vocab = self._model.n_vocab
-        ids = np.linspace(0, n_vocab - 1, min(n_vocab, _PROBE_SAMPLE), dtype=np.int64)
-        norms = np.linalg.norm(self._gguf.embedding_rows(ids), axis=1)
-        return int(ids[np.argsort(norms)[len(norms) // 2]])
-
-    def _probe(self, one: int | NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the logits after a single token, given as itself or as a row [1, n_embd]."""
-        model, context = self._model, self._context
-        context.clear()
-        if not model.has_encoder:
-            if isinstance(one, int):
-                context.decode_tokens([one], 0, 1)
-            else:
-                context.decode_rows(one, 0, 1)
-        else:
-            if isinstance(one, int):
-                context.encode_tokens([one])
-            else:
-                context.encode_rows(one)
-            context.decode_tokens([model.decoder_start], 0, 1)
-        return self.logits()
 
 
 def _logprob(

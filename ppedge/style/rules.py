@@ -251,6 +251,7 @@ class Rules:
         self._vocabulary, self._end = vocabulary, end
         self._copying, self._loops, self._ending = copying, loops, ending
         self._brackets = brackets
+        self._first_words: dict[int, tuple[bool, str]] = {}
 
     def process(self, logits: NDArray[np.float32], written: Sequence[int]) -> NDArray[np.float32]:
         """Rule out what the rules forbid.
@@ -294,7 +295,7 @@ class Rules:
         longer = self._forbidden(text[: last.start()]) if last else set()
         if words or longer:
             begun = last[0] if last else ""
-            found += [t for t in possible if self._says(t, begun, words, longer)]
+            found += [token for token in possible if self._says(token, begun, words, longer)]
         if self._loops.counts_up(text):
             found += [token for token in possible if self._piece(token).lstrip()[:1].isdigit()]
         if not self._brackets:
@@ -313,10 +314,21 @@ class Rules:
             words: that may not follow it.
             longer: that may not stand in its place.
         """
-        piece = self._piece(token)
-        goes_on = bool(begun) and piece[:1].isalnum()
-        found = words_of(begun + piece if goes_on else piece)
-        return bool(found) and _is_said(found[0], longer if goes_on else words)
+        goes_on, word = self._first_word(token)
+        if not (begun and goes_on):
+            return bool(word) and _is_said(word, words)
+        if not longer:
+            return False
+        return _is_said(words_of(begun + self._piece(token))[0], longer)
+
+    def _first_word(self, token: int) -> tuple[bool, str]:
+        """Whether a token may go on with a word, and its own first word, "" where it has none."""
+        found = self._first_words.get(token)
+        if found is None:
+            piece = self._piece(token)
+            found = piece[:1].isalnum(), next(iter(words_of(piece)), "")
+            self._first_words[token] = found
+        return found
 
     def _piece(self, token: int) -> str:
         return self._vocabulary.piece(token).decode("utf-8", "replace")

@@ -28,7 +28,7 @@ class ChatForm(Protocol):
     """A way to write conversations."""
 
     def turns(self, turns: Sequence[Turn]) -> list[Segment]:
-        """The fixed part; empty without turns."""
+        """The fixed part, to the place where the prompt begins; empty without turns."""
 
     def prompt(self, prompt: str, soft: Soft | None, *, after_turns: bool) -> list[Segment]:
         """The part that hangs on the prompt, to the place where the answer begins."""
@@ -43,8 +43,10 @@ class PlugForm:
     """
 
     def __init__(self, template: Sequence[Part], chat: ChatTemplate) -> None:
-        """Find out what stands behind an answer."""
+        """Find out what stands before a prompt and behind an answer."""
         self._template = template
+        begins = bool(template) and template[0].slot is None
+        self._opening, self._rest = (template[:1], template[1:]) if begins else ((), template)
         self._close = _closing(template, chat)
 
     def turns(self, turns: Sequence[Turn]) -> list[Segment]:
@@ -53,11 +55,12 @@ class PlugForm:
         for turn in turns:
             segments += render(self._template, turn.ask, None)
             segments += _texts(turn.answer, self._close)
-        return segments
+        # What stands before every prompt need not be read with each of them.
+        return [*segments, *render(self._opening, "", None)] if turns else []
 
     def prompt(self, prompt: str, soft: Soft | None, *, after_turns: bool) -> list[Segment]:
         """See `ChatForm`."""
-        return render(self._template, prompt, soft)
+        return render(self._rest if after_turns else self._template, prompt, soft)
 
 
 class TemplateForm:

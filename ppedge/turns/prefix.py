@@ -19,7 +19,7 @@ ASK_TOKENS: Final = 48
 CONTEXT_SHARE: Final = 3
 """Turns take at most one of so many parts of the context."""
 
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 
 
 def make_turns(llm: LLM, form: ChatForm, notes: Sequence[Note], count: int) -> list[Turn]:

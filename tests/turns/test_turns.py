@@ -112,7 +112,12 @@ def test_the_plug_s_form_closes_turns_as_the_model_does() -> None:
     assert written(form.turns(TURNS)) == (
         "<|im_start|>user\nwho?<|im_end|>\n<|im_start|>assistant\nme<|im_end|>\n"
         "<|im_start|>user\nwhen?<|im_end|>\n<|im_start|>assistant\nnow<|im_end|>\n"
+        "<|im_start|>user\n"  # stands before every prompt
     )
+    assert form.turns([]) == []
+    rest = "why?<|im_end|>\n<|im_start|>assistant\n"
+    assert written(form.prompt("why?", None, after_turns=True)) == rest
+    assert written(form.prompt("why?", None, after_turns=False)) == f"<|im_start|>user\n{rest}"
 
 
 def test_a_plug_for_a_model_without_a_template_closes_turns_with_its_end() -> None:

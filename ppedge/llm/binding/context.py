@@ -23,7 +23,7 @@ from ppedge.llm.binding.ggml import C, Cancel, abort_when_set, because, log
 _MULTI_ROPE: Final = (8, 40)
 _NO_ROOM: Final = 1
 _ABORTED: Final = 2
-_BFLOAT16: Final = 30  # GGML_TYPE_BF16 of ggml.h
+_NO_FLASH_ATTENTION: Final = 0  # LLAMA_FLASH_ATTN_TYPE_DISABLED of llama.h
 _POOLING_NONE: Final = 0
 
 MAX_SEQUENCES: Final = int(C.llama_max_parallel_sequences())
@@ -314,9 +314,10 @@ def _open(weights: Weights, n_ctx: int, n_batch: int, sequences: int) -> Any:
     params.no_perf = True
     # With a pruned window, the kept beginning of an earlier prompt could not be trusted.
     params.swa_full = True
-    # Values in bfloat16, as many bytes as the usual float16: llama.cpp's CPU attention then sums
-    # them in float32, where behind a kept prefix it took twice as long (docs/evaluation.md).
-    params.type_v = _BFLOAT16
+    # On a CPU llama.cpp's fused attention takes longer: behind a kept prefix the first token came a
+    # third later (docs/evaluation.md).
+    if hasattr(params, "flash_attn_type"):
+        params.flash_attn_type = _NO_FLASH_ATTENTION
     with log.complaints() as lines:
         context = C.llama_init_from_model(weights.pointer, params)
     if not context:

@@ -48,7 +48,6 @@ class Sampler:
         seed: int,
     ) -> None:
         """Build the chain."""
-        self._context = model.context
         self._candidates = np.zeros(model.n_vocab, np.dtype(C.llama_token_data))
         self._chain = C.llama_sampler_chain_init(C.llama_sampler_chain_default_params())
         if repeat_penalty != 1:
@@ -84,17 +83,8 @@ class Sampler:
     def _add(self, sampler: Any) -> None:
         C.llama_sampler_chain_add(self._chain, sampler)
 
-    def sample(self) -> int:
-        """Draw the token after the last decoded position.
-
-        Raises:
-            ModelError: the logits are not numbers; llama.cpp would abort on them.
-        """
-        self._context.logits()
-        return int(C.llama_sampler_sample(self._chain, self._context.pointer, -1))
-
     def choose(self, logits: NDArray[np.float32]) -> int:
-        """Draw a token by ``logits``, float32 [n_vocab], as `sample` does by the model's own.
+        """Draw a token by ``logits``, float32 [n_vocab].
 
         Their largest must be finite; llama.cpp would abort.
         """
