@@ -74,9 +74,9 @@ def steps(args: argparse.Namespace) -> Iterator[Step]:
     work, out, data = args.work, args.out, ("--data", args.data)
     llm, tasks, limit = ("--llm", args.llm), ("--tasks", *args.tasks), ("--limit", args.limit)
     if not args.corpus:
-        plain = work / "corpus.json"
-        yield step("-m", "export.corpus", *llm, "--out", plain, "--count", CORPUS_TEXTS,
-                   *given("--template", args.template), done=plain.exists())  # fmt: skip
+        corpus = work / "corpus.json"
+        yield step("-m", "export.corpus", *llm, "--out", corpus, "--count", CORPUS_TEXTS,
+                   *given("--template", args.template), done=corpus.exists())  # fmt: skip
     yield train_step(args)
     yield step("-m", "export.onnx", work / "run" / "plug.pt", out, *llm, "--name", args.name,
                "--licence", args.licence, "--about", work / "about.json",
@@ -98,13 +98,13 @@ def steps(args: argparse.Namespace) -> Iterator[Step]:
 
 def train_step(args: argparse.Namespace) -> Step:
     """The training, by as many processes as were asked for."""
-    run, voices = args.work / "run", args.corpus or args.work / "corpus.json"
+    run, corpus = args.work / "run", args.corpus or args.work / "corpus.json"
     whole = sum(SHARES[task] for task in args.tasks)
     shares = {task: (1 - SYNTHETIC_SHARE) * SHARES[task] / whole for task in args.tasks}
     shares[0] = SYNTHETIC_SHARE
     words = [
         "-m", "export.train", "--data", args.data, "--llm", args.llm, "--out", run,
-        "--features", args.work / "features.pt", "--corpus", voices,
+        "--features", args.work / "features.pt", "--corpus", corpus,
         "--tasks", *args.tasks, "--shares", ",".join(f"{t}={s:.4f}" for t, s in shares.items()),
         "--steps", args.steps, *RECIPE, *CONTRAST, "--contrast-from", args.steps * 3 // 4,
         *given("--template", args.template), *given("--encoder", args.encoder), *args.train,
@@ -182,7 +182,7 @@ def command(args: argparse.Namespace) -> str:
     """The command for the manifest, without this machine's folders."""
     words = ["python", "-m", "export.make", "--data", args.data.name, "--llm", args.llm.name]
     words += ["--tasks", *map(str, args.tasks), "--steps", str(args.steps)]
-    for option in ("template", "encoder", "voices"):
+    for option in ("template", "encoder", "corpus"):
         if (value := getattr(args, option)) is not None:
             words += [f"--{option}", value.name]
     return shlex.join([*words, *(["--", *args.train] if args.train else [])])

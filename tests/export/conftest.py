@@ -97,8 +97,8 @@ def tiny_encoder(tmp_path_factory):
 
 
 @pytest.fixture
-def voices(tmp_path) -> Path:
-    """CorpusText texts, as few as synthetic personas can do with."""
+def corpus(tmp_path) -> Path:
+    """A corpus, as few as synthetic personas can do with."""
     texts = [
         {"prompt": f"Write about {i}.", "topic": f"{i}", "text": f"Number {i} is a good one."}
         for i in range(LEAST)

@@ -127,8 +127,8 @@ def test_seeds_go_on_at_0_behind_the_last_one():
 
 
 def test_options_by_their_old_names_are_taken_with_a_note(capsys):
-    words = ["--data", "d", "--habits=0.25", "--voices", "--habits-like"]
-    new = {"--habits": "--style-transfer", "--voices": "--corpus"}
+    words = ["--data", "d", "--habits=0.25", "--corpus", "--habits-like"]
+    new = {"--habits": "--style-transfer", "--corpus": "--corpus"}
     assert renamed(words, new) == [
         "--data",
         "d",
@@ -139,5 +139,5 @@ def test_options_by_their_old_names_are_taken_with_a_note(capsys):
     told = capsys.readouterr().err.splitlines()
     assert told == [
         "note: --habits is now called --style-transfer",
-        "note: --voices is now called --corpus",
+        "note: --corpus is now called --corpus",
     ]

@@ -13,14 +13,14 @@ from tests.export import lamp
 
 
 @pytest.fixture
-def make(tmp_path, tiny_gguf, tiny_encoder, voices):
+def make(tmp_path, tiny_gguf, tiny_encoder, corpus):
     """Run the command; returns its exit code and what it printed."""
     for split in ("train", "dev"):
         lamp.write(tmp_path / "data", 6, split=split, users=6, each=1, notes=4)
 
     def make(*more, steps=3, training=("--batch", "2", "--warmup", "1")):
         words = ["--data", tmp_path / "data", "--llm", tiny_gguf, "--out", tmp_path / "plug"]
-        words += ["--tasks", 6, "--steps", steps, "--encoder", tiny_encoder, "--corpus", voices]
+        words += ["--tasks", 6, "--steps", steps, "--encoder", tiny_encoder, "--corpus", corpus]
         words += ["--limit", 6, *more, "--", *training]
         command = [sys.executable, "-m", "export.make", *map(str, words)]
         return subprocess.run(command, capture_output=True, text=True, check=False)

@@ -193,7 +193,7 @@ def test_the_command_asks_the_model_and_writes_what_it_said(tmp_path):
 def test_dev_voices_are_written_as_questions_that_evaluation_reads(tmp_path, texts, capsys):
     path, out = tmp_path / "corpus.json", tmp_path / "personas"
     path.write_text(json.dumps({"texts": [vars(text) for text in texts]}))
-    dataset.main(["--plain", str(path), "--out", str(out), "--count", "6"])
+    dataset.main(["--corpus", str(path), "--out", str(out), "--count", "6"])
     assert "6 questions" in capsys.readouterr().out
     read = list(open_questions(out / "dev_questions.json", out / "dev_outputs.json"))
     drawn = dev_questions(texts, 6, seed=0)

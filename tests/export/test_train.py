@@ -236,16 +236,16 @@ def test_what_cannot_be_read_ends_in_one_line(run, tmp_path, lamp_folder):
         assert "\n" not in str(caught.value)
 
 
-def test_made_up_voices_are_trained_and_evaluated_beside_the_tasks(run, tmp_path, voices):
-    more = ("--corpus", voices, "--shares", "0=1", "--style", 8)
+def test_synthetic_personas_are_trained_and_evaluated_beside_the_tasks(run, tmp_path, corpus):
+    more = ("--corpus", corpus, "--shares", "0=1", "--style", 8)
     assert run("a", *more, "--stop-at", 2, "--eval-limit", 2)["step"] == 2
     [line] = (tmp_path / "a" / "log.jsonl").read_text().splitlines()
     assert set(json.loads(line)["dev"]) == {"task 0", "task 6"}
-    voices.rename(tmp_path / "moved.json")
+    corpus.rename(tmp_path / "moved.json")
     moved = ("--corpus", tmp_path / "moved.json", *more[2:])
     assert run("a", *moved, "--stop-at", 3, "--eval-limit", 2)["step"] == 3
     texts = json.loads((tmp_path / "moved.json").read_text())["texts"]
-    voices.write_text(json.dumps({"texts": texts[:-1] + texts[:1]}))
+    corpus.write_text(json.dumps({"texts": texts[:-1] + texts[:1]}))
     with pytest.raises(SystemExit, match="plain texts has other contents"):
         run("a", *more)
 
@@ -272,7 +272,7 @@ def test_a_share_is_a_number_from_0_to_1(option, share, capsys):
     assert f"'{share}' is not a share" in capsys.readouterr().err
 
 
-def test_people_who_choose_are_made_up_ones(capsys):
+def test_people_who_choose_are_synthetic_ones(capsys):
     with pytest.raises(SystemExit) as found:
         parse(["--data", ".", "--llm", "x", "--out", "y", "--choices", "0.2"])
     assert found.value.code == 2

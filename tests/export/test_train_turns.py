@@ -20,13 +20,13 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch find
 
 
 @pytest.fixture
-def run(lamp_folder, tmp_path, tiny_gguf, tiny_encoder, voices):
+def run(lamp_folder, tmp_path, tiny_gguf, tiny_encoder, corpus):
     """Train a few steps on a tiny model; returns the checkpoint and the log's lines."""
     authors = tmp_path / "authors.json"
     people = [{"source": a.source, "author": a.author, "notes": a.notes} for a in AUTHORS]
     authors.write_text(json.dumps({"people": people}))
     given = ["--data", lamp_folder, "--llm", tiny_gguf, "--encoder", tiny_encoder]
-    given += ["--corpus", voices, "--authors", authors, *SETTINGS.split()]
+    given += ["--corpus", corpus, "--authors", authors, *SETTINGS.split()]
 
     def run(out, *more):
         train(parse([str(word) for word in (*given, "--out", tmp_path / out, *more)]))

@@ -27,11 +27,11 @@ AUTHORS = [
 
 
 @pytest.fixture
-def make(tmp_path, personas):
+def make(tmp_path, corpus):
     questions = list(read_questions(lamp.write(tmp_path, 6, split="train", notes=9), "train"))
 
     def make(turns=3, batch=16, **more):
-        synthetic = SyntheticPersonas(read_corpus(personas))
+        synthetic = SyntheticPersonas(read_corpus(corpus))
         return TurnedSampler(
             Sampler(questions, batch, 0, synthetic=synthetic), AUTHORS, turns=turns, seats=8, **more
         )
