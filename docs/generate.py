@@ -93,13 +93,12 @@ line that begins with `Error: `, and never a traceback.
 | 0 | it worked |
 | 1 | it did not; the line on stderr says why |
 | 2 | wrong usage: an unknown option, a value out of range, a blank prompt |
-| 130 | ended by Ctrl-C while Python was starting or ending; in its work, see below |
+| 130 | ended by Ctrl-C |
 
 1 is also the code of `ppedge doctor` where something is wrong, of `ppedge notes verify` and
-`repair` where a problem is left, of a question that was answered with no, and of a command that
-Ctrl-C ended in its work (`Aborted!`). SIGTERM and SIGHUP end a command with 143 and 129. Notes
-that came from stdin are erased first. What `add`, and a `sync` that only appends, had committed
-stays.
+`repair` where a problem is left, and of a question that was answered with no. SIGTERM and SIGHUP
+end a command with 143 and 129. Notes that came from stdin are erased first. What `add`, and a
+`sync` that only appends, had committed stays.
 
 ## Environment variables
 
