@@ -1,7 +1,7 @@
 """A control that was trained as the plug was and knows nobody: what it says of a population.
 
-    python -m export.population PLUG --data DATA --task 6 --out crowd6.npz
-    python -m export.evaluate … --methods instruction,persona --instruction crowd6.npz
+    python -m export.population PLUG --data DATA --task 6 --out population6.npz
+    python -m export.evaluate … --methods instruction,persona --instruction population6.npz
 
 One note each of many training users is pooled as if one person had written them all, from the
 prompts of other training users; the mean of the soft tokens, and of the control vectors of a plug

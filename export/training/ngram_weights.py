@@ -5,12 +5,7 @@
 
 The formula is in ``ppedge/llm/ngram_cache.py``. The gates minimise the nats per gold token, each
 task weighing the same, plus a Gaussian prior on each term around ``START``, so that an order which
-the data hardly asks for stays closed.
-
-Measured on 40 training users of each of tasks 4 to 7, held out: with four orders, the entropy term
-is worth 0.019 nats per token on task 6 and 0.028 on task 7 (where without it the memory does harm:
-a paraphrase copies, and the model is sure of that), 0.004 on task 5, and costs 0.003 on task 4. A
-fifth and a sixth order change the mean of the tasks by 0.002 and less.
+the data hardly asks for stays closed. What each term is worth: docs/ablations.md.
 """
 
 from __future__ import annotations

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import tempfile
 import time
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -19,13 +18,15 @@ import click
 from ppedge.blend import PARTS, Blend
 from ppedge.cli.terminal import Number, Part, Progress, Words, tell_skipped
 from ppedge.defaults import history_dir, persona_dir
-from ppedge.errors import HistoryError
+from ppedge.errors import HistoryError, StoreError
 from ppedge.llm.guidance import MAX_STRENGTH
 from ppedge.llm.sampling import DEFAULT_TEMPERATURE, MAX_CANDIDATES, MAX_SEED, Sampling
 from ppedge.notes.reader import read_notes
+from ppedge.notes.text import is_blank
 from ppedge.plug.no_plug import NONE
-from ppedge.store.history_cache import open_history_cache
+from ppedge.store.history_cache import ensure_keepable, open_history_cache
 from ppedge.store.persona import Persona
+from ppedge.store.temporary import temporary_folder
 
 if TYPE_CHECKING:
     from ppedge.answer import Answer
@@ -132,7 +133,7 @@ def personalize(
         if history == "-":
             raise click.UsageError("the prompt and the history cannot both come from stdin")
         prompt = _prompt_from_stdin()
-    if not prompt.strip():
+    if is_blank(prompt):
         raise click.UsageError("the prompt is blank: say what to write about")
     sampling = Sampling(max_tokens=max_tokens, temperature=temperature, seed=seed)
     blend = Blend().with_parts(*with_parts).without(*without)
@@ -319,10 +320,16 @@ def _store_folder(history: str, plug: str) -> Iterator[tuple[Path, IO[bytes]]]:
     path = Path(history)
     with _stdin() if history == "-" else _opened(path) as stream:
         if history != "-" and path.is_file():
-            yield history_dir(path, without_plug=plug == NONE), stream
-            return
-        with tempfile.TemporaryDirectory(prefix="ppedge-") as folder:
-            yield Path(folder) / "persona", stream
+            try:
+                folder = history_dir(path, without_plug=plug == NONE)
+                ensure_keepable(folder)
+            except StoreError as error:
+                _notify(f"note: nothing is kept, so every run encodes all notes: {error}")
+            else:
+                yield folder, stream
+                return
+        with temporary_folder() as home:
+            yield home / "persona", stream
 
 
 def _opened(history: Path) -> IO[bytes]:

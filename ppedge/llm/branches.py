@@ -28,7 +28,7 @@ class Branches:
     cells with the new ones. One that does not go on leaves its cells to one last sequence, the
     *grave*: were they free, later positions would take them, and a branch would no longer lie in
     the order of its positions. Attention sums in the order of cells, so its log-probability would
-    then depend on the other branches (by 0.15 nats over 20 tokens of the default model); this way
+    then depend on the other branches; this way
     it is what the same model gives to the same text read alone, up to the rounding of batches.
 
     Attributes:

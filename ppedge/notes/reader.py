@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import math
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from ppedge.errors import HistoryError
+from ppedge.notes.text import is_blank, other_encoding
 
 MAX_LINE_BYTES = 1 << 20
 """Longest accepted line of a history file, in bytes; it bounds the reader's memory."""
@@ -87,8 +89,9 @@ def note_from_fields(fields: Mapping[str, object]) -> Note:
         found = ", ".join(names[:8] + ["..."] * (len(names) > 8)) or "no field"
         raise HistoryError(f"the record has {found}; expected {_ACCEPTED}")
     output = _text(fields, output_field, number=output_field == "score")
-    if not output.strip():
-        _bad_field(output_field, "is empty", "write something there, or remove the record")
+    if is_blank(output):
+        what = "has nothing that can be seen" if output.strip() else "is empty"
+        _bad_field(output_field, what, "write something there, or remove the record")
     return Note(
         output=output,
         input="" if input_field is None else _text(fields, input_field),
@@ -226,8 +229,12 @@ class NoteReader(Iterator[Note]):
     def _check_format(self, number: int, first_line: bytes) -> None:
         """Refuse, whatever ``skip_bad`` says, a file of which no line can be good."""
         where = f"{self.name}, line {number}:"
-        if first_line.startswith((b"\xff\xfe", b"\xfe\xff")):
-            raise HistoryError(f"{where} the file is UTF-16; save it as UTF-8")
+        if encoding := other_encoding(first_line):
+            source = shlex.quote(self.name)
+            raise HistoryError(
+                f"{where} the file is {encoding}; convert it to UTF-8, for example with: "
+                f"iconv -f {encoding} -t UTF-8 {source} > notes.jsonl"
+            )
         if first_line.lstrip().startswith(b"["):
             raise HistoryError(
                 f"{where} the file is a JSON array, but JSON Lines (one object per line) is read "

@@ -22,7 +22,8 @@ _POLL_SECONDS = 0.05
 if sys.platform == "win32":
     import msvcrt
 
-    def _try_lock(file: IO[bytes]) -> bool:
+    def try_lock(file: IO[bytes]) -> bool:
+        """Lock a file until it is closed; False if another process has."""
         # The locked byte lies past the text, which Windows would otherwise hide from readers.
         file.seek(1 << 16)
         try:
@@ -33,7 +34,8 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-    def _try_lock(file: IO[bytes]) -> bool:
+    def try_lock(file: IO[bytes]) -> bool:
+        """Lock a file until it is closed; False if another process has."""
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -113,7 +115,7 @@ def writer_lock(path: Path, timeout: float) -> Iterator[None]:
     with disk_errors(path):
         file = open_private(path, os.O_RDWR | os.O_CREAT)
     with file:
-        while not _try_lock(file):
+        while not try_lock(file):
             if time.monotonic() >= deadline:
                 file.seek(0)
                 holder = file.read(20).decode("ascii", "replace").strip() or "unknown"

@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from pathlib import Path
 
 from ppedge.errors import StoreError
-from ppedge.store.files import DIRECTORY_MODE, disk_errors, writer_lock
+from ppedge.store.files import DIRECTORY_MODE, disk_errors, make_private_directory, writer_lock
 from ppedge.store.persona import Persona, Space
 
 _LOCK_SECONDS = 30.0
 _LOCK = "lock"
 
 
+def ensure_keepable(folder: Path) -> None:
+    """Make the folder of a store, or find that it can be written.
+
+    Raises:
+        StoreError: it cannot be made or written; the message names the way out.
+    """
+    with disk_errors(folder):
+        make_private_directory(folder)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+
+
 def open_history_cache(folder: Path, space: Space) -> Persona:
     """Open the store in ``folder``; empty it first if it is damaged, or another plug's.
 
     It is read to its end: an answer must not come from damaged vectors, and beside a model's
-    work that is nothing (0.1 s for 10,000 notes).
+    work that is nothing.
 
     Raises:
         StoreError: it cannot be made there.

@@ -298,6 +298,33 @@ def test_notes_from_stdin_leave_nothing_behind_when_the_command_is_ended(
     assert list(scratch.iterdir()) == []
 
 
+def test_notes_from_stdin_of_a_killed_command_are_gone_at_the_next_start(
+    ppedge: Command, tmp_path: Path
+) -> None:
+    scratch = tmp_path / "tmp"
+    scratch.mkdir()
+    others = scratch / "ppedge-others"
+    others.mkdir()  # nothing in it says that it is one of ours
+    for _ in range(2):
+        run = ppedge.start(*answer("-", PROMPT), TMPDIR=str(scratch))
+        assert run.stdin
+        run.stdin.write(lines(many(20_000)))
+        run.stdin.close()
+        run.stdin = None
+        began = time.monotonic()
+        while not list(scratch.rglob("notes.db")):
+            assert time.monotonic() - began < 30
+            time.sleep(0.02)
+        # A command that still runs keeps its folder.
+        ppedge.good(*answer("-", PROMPT), stdin=lines(NOTES), TMPDIR=str(scratch))
+        assert list(scratch.rglob("notes.db"))
+        run.kill()
+        run.wait()
+    assert list(scratch.rglob("notes.db"))
+    ppedge.good(*answer("-", PROMPT), stdin=lines(NOTES), TMPDIR=str(scratch))
+    assert list(scratch.iterdir()) == [others]
+
+
 def test_nothing_is_written_but_the_store(ppedge: Command, history: Path, tmp_path: Path) -> None:
     # onnxruntime would leave an id and a queue of reports to its maker here.
     places = {"HOME": tmp_path / "me", "TMPDIR": tmp_path / "tmp"}
@@ -360,10 +387,46 @@ def test_a_home_that_cannot_hold_a_folder_is_named_with_the_way_out(
     home = tmp_path / "file" if kind == "a file" else Path("/dev/null")
     if kind == "a file":
         home.touch()
-    message = ppedge.error(*answer(history, PROMPT), PPEDGE_HOME=str(home))
+    message = ppedge.error("notes", "add", str(history), PPEDGE_HOME=str(home))
     assert str(home) in message
     assert "a file stands where the folder" in message
     assert "PPEDGE_HOME" in message
+
+
+@pytest.mark.parametrize("kind", ["a file", "a device", "no home", "a store that is a file"])
+def test_a_history_is_answered_from_without_a_place_to_keep_anything(
+    ppedge: Command, history: Path, tmp_path: Path, kind: str
+) -> None:
+    scratch = tmp_path / "tmp"
+    scratch.mkdir()
+    wanted = ppedge.good(*answer(history, PROMPT))
+    env = {"PPEDGE_HOME": str(tmp_path / "file"), "TMPDIR": str(scratch)}
+    if kind == "a device":
+        env["PPEDGE_HOME"] = "/dev/null"
+    elif kind == "no home":
+        env["PPEDGE_HOME"] = "~nobody-of-that-name/x"
+    elif kind == "a store that is a file":
+        (tmp_path / "file").mkdir()
+        (tmp_path / "file" / "histories").touch()
+    else:
+        (tmp_path / "file").touch()
+    done = ppedge(*answer(history, PROMPT), **env)
+    assert done.returncode == 0
+    assert done.stdout.decode() == wanted
+    [note] = [line for line in done.stderr.decode().splitlines() if "note: nothing is kept" in line]
+    assert "PPEDGE_HOME" in note
+    assert list(scratch.iterdir()) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_may_not_be_written_keeps_nothing(
+    ppedge: Command, history: Path, tmp_path: Path
+) -> None:
+    home = tmp_path / "mine"
+    home.mkdir(mode=0o500)
+    done = ppedge(*answer(history, PROMPT), PPEDGE_HOME=str(home))
+    assert done.returncode == 0
+    assert b"note: nothing is kept" in done.stderr
 
 
 def test_a_relative_xdg_path_is_ignored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

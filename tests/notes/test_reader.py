@@ -1,7 +1,10 @@
 import io
 import json
 import os
+import shutil
+import subprocess
 import tracemalloc
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -17,6 +20,7 @@ from ppedge.notes.reader import (
     parse_time,
     read_notes,
 )
+from ppedge.notes.text import is_blank
 
 
 def read(data, **options):
@@ -115,7 +119,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")
 @given(
     st.builds(
         Note,
-        output=TEXT.filter(str.strip),
+        output=TEXT.filter(lambda text: not is_blank(text)),
         input=TEXT,
         id=st.one_of(st.just(""), TEXT.filter(str.strip)),
         time=st.one_of(st.none(), st.floats(-62135596800.0, 253402300799.0)),
@@ -203,13 +207,54 @@ def test_an_id_that_comes_twice_is_refused_with_both_lines():
     [
         (b'[{"text": "a"}]', "line 1: the file is a JSON array"),
         (b'\xef\xbb\xbf\n[\n{"text": "a"}\n]', "line 2: the file is a JSON array"),
-        ('{"text": "a"}'.encode("utf-16"), "line 1: the file is UTF-16; save it as UTF-8"),
+        *(
+            (start + '{"text": "a"}'.encode(encoding), f"the file is {name}; convert it to UTF-8")
+            for start, encoding, name in [
+                (b"", "utf-16", "UTF-16"),
+                (b"\xfe\xff", "utf-16-be", "UTF-16"),
+                (b"", "utf-16-le", "UTF-16LE"),
+                (b"", "utf-16-be", "UTF-16BE"),
+                (b"", "utf-32", "UTF-32"),
+                (b"\x00\x00\xfe\xff", "utf-32-be", "UTF-32"),
+                (b"", "utf-32-le", "UTF-32LE"),
+                (b"", "utf-32-be", "UTF-32BE"),
+                (b"+/v8-", "utf-7", "UTF-7"),
+                (b"\x84\x31\x95\x33", "gb18030", "GB18030"),
+            ]
+        ),
     ],
 )
 def test_a_file_of_another_format_is_refused_as_a_whole(data, message, skip_bad):
     with pytest.raises(HistoryError) as caught:
         read(data, skip_bad=skip_bad)
     assert message in str(caught.value)
+
+
+@pytest.mark.skipif(not shutil.which("iconv"), reason="the advice is a command of another program")
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32-be", "gb18030"])
+def test_the_advice_for_another_encoding_works(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "my notes.jsonl"
+    start = b"\x84\x31\x95\x33" if encoding == "gb18030" else b""
+    path.write_bytes(start + '{"text": "grüß 🧀"}\n'.encode(encoding))
+    with pytest.raises(HistoryError) as caught:
+        list(read_notes(path))
+    command = str(caught.value).partition("for example with: ")[2]
+    subprocess.run(command, shell=True, cwd=tmp_path, check=True)
+    [note] = read_notes(tmp_path / "notes.jsonl")
+    assert note.output == "grüß 🧀"
+
+
+@pytest.mark.parametrize(
+    "text", ["\u200b", " \ufeff\n", "\u2060\u00ad", "\u3164", "\u2800 ", "\u0301", "\u202e\u202c"]
+)
+def test_a_note_that_cannot_be_seen_is_refused_as_empty(text: str) -> None:
+    with pytest.raises(HistoryError, match='field "text" has nothing that can be seen'):
+        note_from_fields({"text": text})
+
+
+@pytest.mark.parametrize("text", ["\u200b.", "e\u0301", "🧀", "x\u200b", "ㅤa"])
+def test_a_note_of_which_something_can_be_seen_is_taken_as_it_is(text: str) -> None:
+    assert note_from_fields({"text": text}).output == text
 
 
 def test_skip_bad_passes_over_bad_lines_and_keeps_their_errors():

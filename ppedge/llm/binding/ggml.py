@@ -23,9 +23,9 @@ def _binding() -> Any:
     """Import llama_cpp's ctypes binding, with OpenMP told to be polite.
 
     ggml's threads meet at a thousand barriers a token. GNU OpenMP spins there for milliseconds,
-    and on a machine with other work that spinning holds the core which the awaited thread needs:
-    measured 16 to 18 times slower with two threads on two busy cores. It reads its settings once,
-    when it is loaded; a setting of the user's own stays.
+    and on a machine with other work that spinning holds the core which the awaited thread needs
+    (docs/training.md). It reads its settings once, when it is loaded; a setting of the user's own
+    stays.
     """
     polite = not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys()
     if polite:

@@ -1,0 +1,49 @@
+"""What a text is on sight: whether anything of it can be seen, and how a file is encoded."""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import Final
+
+# Letters and symbols by their category, and blank all the same: fillers of Hangul, an empty
+# Braille cell, a joiner of graphemes.
+_BLANKS: Final = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
+# Not "Cn": what this Python does not know yet may be a new emoji.
+_UNSEEN: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp", "Zs"})
+# A mark alone has nothing to stand on.
+_MARKS: Final = frozenset({"Mn", "Me"})
+
+# How a file of JSON begins in other encodings of Unicode; the longer beginnings first.
+_ENCODINGS: Final[tuple[tuple[bytes, str], ...]] = (
+    (b"\xff\xfe\x00\x00", "UTF-32"),
+    (b"\x00\x00\xfe\xff", "UTF-32"),
+    (b"\x84\x31\x95\x33", "GB18030"),
+    (b"{\x00\x00\x00", "UTF-32LE"),
+    (b"[\x00\x00\x00", "UTF-32LE"),
+    (b"\x00\x00\x00{", "UTF-32BE"),
+    (b"\x00\x00\x00[", "UTF-32BE"),
+    (b"\xff\xfe", "UTF-16"),
+    (b"\xfe\xff", "UTF-16"),
+    (b"+/v", "UTF-7"),
+    (b"{\x00", "UTF-16LE"),
+    (b"[\x00", "UTF-16LE"),
+    (b"\x00{", "UTF-16BE"),
+    (b"\x00[", "UTF-16BE"),
+)
+
+
+def is_blank(text: str) -> bool:
+    """Whether nothing of a text can be seen: spaces, controls, joiners, marks without a letter."""
+    return all(char in _BLANKS or unicodedata.category(char) in _UNSEEN | _MARKS for char in text)
+
+
+def other_encoding(beginning: bytes) -> str | None:
+    """The encoding of Unicode, other than UTF-8, that a file of JSON begins in.
+
+    Args:
+        beginning: at least the first four bytes.
+
+    Returns:
+        A name that iconv knows; None for UTF-8 and for what is not known.
+    """
+    return next((name for start, name in _ENCODINGS if beginning.startswith(start)), None)
