@@ -30,6 +30,7 @@ from export.models.features import MAX_BYTES, MAX_TOKENS, open_tokenizer
 from export.models.plug import PersonaPlug, PlugConfig
 from export.models.text_encoder import TextEncoder, find_minilm
 from export.package.golden import TEXTS, file_entry, write_golden
+from export.tools.commands import one_line_errors
 from export.training import checkpoint
 from ppedge.errors import PpedgeError
 from ppedge.llm.fingerprint import Fingerprint, fingerprint
@@ -104,14 +105,14 @@ class Graphs:
         """Join a plug and the text encoder of a folder.
 
         Raises:
-            SystemExit: it holds no encoder, or not the one that the plug was trained with.
+            ValueError: it holds no encoder, or not the one that the plug was trained with.
         """
         try:
             shared, own = TextEncoder.read(encoder).eval(), plug.query_encoder
         except ValueError as error:
-            raise SystemExit(f"--encoder: {error}") from None
+            raise ValueError(f"--encoder: {error}") from None
         if shared.width != plug.config.d_text:
-            raise SystemExit(
+            raise ValueError(
                 f"{encoder} makes vectors of {shared.width} numbers, and the plug was trained on "
                 f"{plug.config.d_text}; name the encoder that it was trained with (--encoder)"
             )
@@ -145,7 +146,7 @@ def load_plug(path: Path) -> tuple[PersonaPlug, dict[str, Any]]:
     """The plug of a checkpoint, ready to run, and all that the checkpoint holds.
 
     Raises:
-        SystemExit: the file is not a checkpoint that this code reads.
+        ValueError: the file is not a checkpoint that this code reads.
     """
     try:
         state = checkpoint.load(path)
@@ -155,7 +156,7 @@ def load_plug(path: Path) -> tuple[PersonaPlug, dict[str, Any]]:
         plug.load_state_dict(state["plug"])
     except (ValueError, TypeError, RuntimeError) as error:  # of the file, PlugConfig and torch
         line = " ".join(str(error).split())[:300]
-        raise SystemExit(f"{path} cannot be exported: {line}") from None
+        raise ValueError(f"{path} cannot be exported: {line}") from None
     return plug.eval().requires_grad_(False), state
 
 
@@ -269,7 +270,7 @@ def opened(folder: Path) -> Plug:
     try:
         return Plug(folder)
     except PpedgeError as error:
-        raise SystemExit(f"this would be no plug that ppedge opens: {error}") from None
+        raise ValueError(f"this would be no plug that ppedge opens: {error}") from None
 
 
 def differences(plug: Plug, golden: list[Vectors]) -> dict[str, float]:
@@ -288,9 +289,9 @@ def read_about(path: Path | None) -> dict[str, Any]:
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise SystemExit(f"{path} (--about) cannot be read as JSON: {error}") from None
+        raise ValueError(f"{path} (--about) cannot be read as JSON: {error}") from None
     if not isinstance(about, dict):
-        raise SystemExit(f"{path} (--about) holds no JSON object")
+        raise ValueError(f"{path} (--about) holds no JSON object")
     return about
 
 
@@ -299,9 +300,9 @@ def fitting(llm: Path, n_embd: int) -> Fingerprint:
     try:
         found = fingerprint(llm)
     except PpedgeError as error:
-        raise SystemExit(f"--llm: {error}") from None
+        raise ValueError(f"--llm: {error}") from None
     if found.n_embd != n_embd:
-        raise SystemExit(
+        raise ValueError(
             f"--llm: {llm} has embeddings of {found.n_embd} numbers, and the plug was trained for "
             f"{n_embd}; name the model that it was trained with"
         )
@@ -329,13 +330,13 @@ def export(
         licence: SPDX expression of the plug's files.
 
     Raises:
-        SystemExit: something does not fit; nothing is written.
+        ValueError: something does not fit; nothing is written.
     """
     if out.exists():
-        raise SystemExit(f"{out} exists already; name another folder, or remove it first")
+        raise ValueError(f"{out} exists already; name another folder, or remove it first")
     plug, state = load_plug(trained)
     if not plug.config.n_persona:
-        raise SystemExit(
+        raise ValueError(
             f"{trained} has no persona rows: a trained instruction says the same for everybody "
             "and is no plug; evaluate it with the instruction.npy beside it"
         )
@@ -345,7 +346,7 @@ def export(
     graphs = Graphs.of(plug, encoder)
     digest = graphs.notes.encoder.digest()
     if state.get("inputs", {}).get("encoder", digest) != digest:
-        raise SystemExit(f"--encoder: {encoder} is not the encoder that {trained} was trained with")
+        raise ValueError(f"--encoder: {encoder} is not the encoder that {trained} was trained with")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent) as scratch:
         folder = Path(scratch) / "plug"
@@ -363,7 +364,7 @@ def export(
         worst = differences(opened(folder), golden)
         print("torch against onnxruntime, largest difference:", json.dumps(worst))
         if max(worst.values()) >= TOLERANCE:
-            raise SystemExit(f"the graphs differ from torch by {TOLERANCE} or more; not written")
+            raise ValueError(f"the graphs differ from torch by {TOLERANCE} or more; not written")
         folder.rename(out)
 
 
@@ -381,9 +382,10 @@ def main() -> None:
     add("--licence", default="Apache-2.0", help="SPDX expression (default: Apache-2.0)")
     add("--about", type=Path, help="JSON object that goes into the manifest")
     args = parser.parse_args()
-    encoder = args.encoder or find_minilm()
-    about = read_about(args.about)
-    export(args.checkpoint, args.out, args.llm, encoder, args.name, about, args.licence)
+    with one_line_errors("export.onnx"):
+        encoder = args.encoder or find_minilm()
+        about = read_about(args.about)
+        export(args.checkpoint, args.out, args.llm, encoder, args.name, about, args.licence)
 
 
 if __name__ == "__main__":

@@ -329,7 +329,7 @@ def train(args: argparse.Namespace) -> None:
     try:
         run = open_run(args)
     except (ValueError, FileNotFoundError, PpedgeError) as error:
-        raise SystemExit(str(error)) from error
+        raise SystemExit(f"export.train: {error}") from error
     args.out.mkdir(parents=True, exist_ok=True)
     peaks = [group["lr"] for group in run.optimizer.param_groups]
     begun, running = time.time(), list[float]()

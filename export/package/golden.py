@@ -14,8 +14,7 @@ import hashlib
 from dataclasses import replace
 from pathlib import Path
 
-from export.tools.commands import replacing
-from ppedge.errors import PpedgeError
+from export.tools.commands import one_line_errors, replacing
 from ppedge.plug.golden import Vectors, pack_golden
 from ppedge.plug.manifest import MANIFEST_NAME, FileEntry, GoldenSpec, Manifest, manifest_json
 from ppedge.plug.plug import Plug
@@ -70,22 +69,21 @@ def add_golden(folder: Path) -> None:
     """Give the plug in ``folder`` the golden vectors that onnxruntime computes on this machine.
 
     Raises:
-        SystemExit: it is no folder of a sound plug.
+        ValueError, PpedgeError: it is no folder of a sound plug.
     """
     if not folder.is_dir():
-        raise SystemExit(f"{folder} is not a plug's folder; unpack a .zip first")
-    try:
-        plug = Plug(folder)
-        write_golden(folder, plug.manifest, [plug.vectors(text) for text in TEXTS])
-    except PpedgeError as error:
-        raise SystemExit(str(error)) from None
+        raise ValueError(f"{folder} is not a plug's folder; unpack a .zip first")
+    plug = Plug(folder)
+    write_golden(folder, plug.manifest, [plug.vectors(text) for text in TEXTS])
 
 
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path, metavar="PLUG_DIR")
-    add_golden(parser.parse_args().folder)
+    folder = parser.parse_args().folder
+    with one_line_errors("export.package.golden"):
+        add_golden(folder)
 
 
 if __name__ == "__main__":

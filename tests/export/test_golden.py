@@ -10,6 +10,7 @@ import pytest
 
 from export.package.golden import FILE, TEXTS, add_golden, main
 from ppedge.defaults import DEFAULT_PLUG
+from ppedge.errors import PlugError
 from ppedge.plug.manifest import MANIFEST_NAME, MAX_GOLDEN_CHARS, MAX_GOLDEN_TEXTS
 from ppedge.plug.plug import Plug
 from tests import tiny_gguf, tiny_plug
@@ -58,13 +59,13 @@ def test_the_texts_are_such_as_a_manifest_may_hold() -> None:
 def test_a_damaged_plug_is_refused_in_one_line(tmp_path: Path, model: Path) -> None:
     folder = tiny_plug.write(tmp_path / "plug", model)
     (folder / tiny_plug.PROJECTOR).write_bytes(b"")
-    with pytest.raises(SystemExit, match=r"not the file that plug\.json describes"):
+    with pytest.raises(PlugError, match=r"not the file that plug\.json describes"):
         add_golden(folder)
     assert not (folder / FILE).exists()
 
 
 def test_a_zip_or_nothing_at_all_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match=r"not a plug's folder; unpack a \.zip first"):
+    with pytest.raises(ValueError, match=r"not a plug's folder; unpack a \.zip first"):
         add_golden(tmp_path / "plug.zip")
 
 

@@ -335,7 +335,7 @@ def refused(world: World, tmp_path: Path, plug: PersonaPlug, **change: Any) -> s
         "about": {},
     }
     before = sorted(tmp_path.iterdir())
-    with pytest.raises(SystemExit) as caught:
+    with pytest.raises((PpedgeError, ValueError)) as caught:
         export(**{**arguments, **change})
     assert sorted(tmp_path.iterdir()) == before
     message = str(caught.value)
@@ -464,3 +464,13 @@ def test_the_command_writes_a_plug(
     assert manifest.about == {"steps": 9, "seconds": 2, "by": "nobody"}
     assert manifest.template == template
     assert '"soft tokens": ' in capsys.readouterr().out
+
+
+def test_the_command_names_itself_in_its_errors(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["onnx", tmp_path / "none.pt", tmp_path / "plug", "--llm", world.model, "--name", "x"]
+    monkeypatch.setattr("sys.argv", [*map(str, words), "--encoder", str(world.encoder)])
+    with pytest.raises(SystemExit, match=r"^export\.onnx: .*none\.pt"):
+        main()
+    assert not (tmp_path / "plug").exists()
