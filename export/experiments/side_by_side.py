@@ -1,7 +1,7 @@
 """Answers with a person's notes beside ones without: what the run time does, unselected.
 
     python -m export.experiments.side_by_side --count 40 --out docs/examples.md \\
-        --notes examples/notes.jsonl examples/voices/*.jsonl
+        --notes examples/notes.jsonl examples/people/*.jsonl
 
 Prompts, files and seeds are dealt out by ``--seed`` alone, one answer each, and every answer is
 printed as it came. A pair shares its prompt and the seed of its sampling.

@@ -23,7 +23,7 @@ from ppedge.plug.template import Part, list_parts
 
 # Where things are, how far to go and what is printed on the way; all else changes the result.
 FREE = {"data", "llm", "gguf", "encoder", "out", "features", "template", "steps", "stop_at"}
-FREE |= {"voices", "start", "eval_every", "eval_limit", "authors", "minutes", "save_every"}
+FREE |= {"corpus", "start", "eval_every", "eval_limit", "authors", "minutes", "save_every"}
 FREE |= {"device"}
 
 
