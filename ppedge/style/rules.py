@@ -42,6 +42,8 @@ _WORN: Final = 3
 _TELLING: Final = 5
 _BEGUN: Final = 4  # letters by which a word is known before it ends
 _OPENERS: Final = 2  # sentences that the same two words may open
+_DRAWN_OUT: Final = 4  # times that a letter or mark may come in a row, "sooo"
+_SAME: Final = re.compile(r"(\S)\1*", re.IGNORECASE)
 _WORD: Final = re.compile(r"[^\W_]+")
 _NUMBERS: Final = re.compile(r"(?:(?:^|\s)\W*\d\S*){2}\s+\W*$")
 _MANY_NUMBERS: Final = re.compile(r"(?:(?:^|\s)\W*\d\S*){3}")
@@ -96,9 +98,9 @@ class NoLoops:
     """Keeps an answer from saying the same again, and from counting up.
 
     Four words in a row come once, three twice, two three times, and no word four times in twelve.
-    A longer word comes three times in forty, the same two words open two sentences, a word does
-    not follow itself, and no third number follows two; the last two only where the notes have
-    nothing of the kind.
+    A longer word comes three times in forty, and the same two words open two sentences. A word does
+    not follow itself, no third number follows two, and no letter comes five times in a row, unless
+    the notes have such.
 
     Args:
         texts: of the person's notes.
@@ -109,10 +111,20 @@ class NoLoops:
         words = [words_of(text) for text in texts]
         self._doubled = {a for each in words for a, b in pairwise(each) if a == b}
         self._counts = any(map(_MANY_NUMBERS.search, texts))
+        runs = (len(found[0]) for text in texts for found in _SAME.finditer(text))
+        self._longest = max(_DRAWN_OUT, *runs, 0)
 
     def counts_up(self, text: str) -> bool:
         """Whether a number behind this text would be the third in a row."""
         return not self._counts and bool(_NUMBERS.search(text))
+
+    def draws_out(self, text: str, piece: str) -> bool:
+        """Whether a piece behind this text would say one letter or mark too often in a row."""
+        last, first = text[-1:].casefold(), piece[:1].casefold()
+        if not last.strip() or last != first:
+            return False
+        said = len(text) - len(text.rstrip(last + last.upper()))
+        return said + len(piece) - len(piece.lstrip(last + last.upper())) > self._longest
 
     def forbidden(self, text: str) -> set[str]:
         """Words that would repeat too much behind a text that ends with a whole word."""
@@ -298,6 +310,7 @@ class Rules:
             found += [token for token in possible if self._says(token, begun, words, longer)]
         if self._loops.counts_up(text):
             found += [token for token in possible if self._piece(token).lstrip()[:1].isdigit()]
+        found += [t for t in possible if self._loops.draws_out(text, self._piece(t))]
         if not self._brackets:
             found += [token for token in possible if "[" in self._piece(token)]
         return found

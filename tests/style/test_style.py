@@ -254,6 +254,15 @@ def test_other_numbers_are_let_be(text: str) -> None:
     assert not NoLoops().counts_up(text)
 
 
+def test_a_letter_is_drawn_out_as_far_as_the_person_does() -> None:
+    assert NoLoops().draws_out("so OOoo", "o")
+    assert NoLoops().draws_out("soo", "oooom")
+    assert not NoLoops().draws_out("soo", "oom")
+    assert not NoLoops(["nooooooo!"]).draws_out("sooooo", "o")
+    assert not NoLoops().draws_out("", "ooo")
+    assert not NoLoops().draws_out("a    ", "    b")
+
+
 def rules_without_notes(**how: bool) -> Rules:
     ending = Ending(["a b c d", "b c d e"], [99] * 2)
     return Rules(Letters(), END_TOKEN, NoCopying([]), NoLoops(), ending, **how)
