@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,6 +19,7 @@ from ppedge.blend import Blend
 from ppedge.closable import Closable
 from ppedge.defaults import find_model, is_plug_named, open_plug
 from ppedge.errors import ModelError, PlugError
+from ppedge.explanation import Explanation, explanation, turn_notes, weigh
 from ppedge.llm.candidates import Candidate, ensure_count
 from ppedge.llm.chat_template import PLAIN_STOP, ChatTemplate
 from ppedge.llm.guidance import ensure_strength
@@ -34,11 +36,14 @@ from ppedge.store.persona import Persona
 from ppedge.style.manner import DEFAULT_NGRAM_CACHE, SAMPLED_NOTES, Manner, Voices
 from ppedge.style.reranking import Relevance, choose, word_overlap
 from ppedge.style.topic import Topic
-from ppedge.turns.form import ChatForm, PlugForm, TemplateForm
+from ppedge.turns.form import ChatForm, PlugForm, TemplateForm, Turn
 from ppedge.turns.prefixes import Notify, Prefix, Prefixes
 
 _LEAST_ROOM: Final = 64
 """Positions that turns leave for an answer, or else they are left out."""
+
+_ANSWER_ROOM: Final = 256
+"""Positions that a conversation leaves for an answer; its oldest turns make way."""
 
 _KEPT_MANNERS: Final = 4
 
@@ -168,7 +173,7 @@ class Personalizer(Closable):
         space = self.plug.space
         if isinstance(self.plug, NoPlug) and is_made(Path(path)):
             persona = Persona.open(path, read_only=read_only)
-            if persona.layout != space.layout:
+            if not space.fits(persona.layout):
                 return persona
             persona.close()
         return Persona.open(path, space, create=create, read_only=read_only)
@@ -222,6 +227,7 @@ class Personalizer(Closable):
         strength: float = 1.0,
         blend: Blend | None = None,
         best_of: int = 1,
+        conversation: Sequence[Turn] = (),
     ) -> Answer:
         """Answer ``prompt`` as the persona's owner would.
 
@@ -235,6 +241,8 @@ class Personalizer(Closable):
             blend: which parts of the persona bear on the answer; None: as measured best.
             best_of: answers to write side by side, of which the best is given
                 (``ppedge.style.reranking``); above 1 the answer comes in one piece.
+            conversation: what was asked and answered before, oldest first. It stands behind the
+                person's own turns; the oldest are left out where they do not fit.
 
         Raises:
             ModelError: the prompt does not fit the context, raised here or while iterating; or
@@ -245,22 +253,21 @@ class Personalizer(Closable):
         ensure_count(best_of)
         sampling = self._stopping(sampling or Sampling())
         if persona is None:
-            generation = self.llm.generate(self.segments(prompt, None), sampling)
-            return Answer(generation)
+            return Answer(self.llm.generate(self._given([], conversation, prompt), sampling))
         blend = blend or Blend()
         conditioning = cache(partial(self.condition, prompt, persona, heaviest=heaviest))
         manner = self._manner(persona, blend)
         soft = _soft(conditioning(), blend) if blend.soft else None
         prefix = self._prefix(persona, manner, blend, prompt, soft)
-        segments = self._conversation(prefix, prompt, soft)
+        turns = prefix.turns if prefix else []
+        segments = self._given(turns, conversation, prompt, soft)
         processor = self._processors(
             prompt, conditioning().memory if blend.ngrams else None, manner, blend
         )
         if strength != 1:
             # At 0 nothing of the persona bears on the answer, its rules neither.
             inner = processor if strength else None
-            processor = self.llm.guide(self.segments(prompt, None), strength, inner)
-        turns = prefix.turns if prefix else []
+            processor = self.llm.guide(self._given([], conversation, prompt), strength, inner)
         prepare = partial(self._prefixes.hold, persona, prefix) if prefix else None
         writing: Writing
         if best_of == 1 or manner is None:
@@ -269,6 +276,30 @@ class Personalizer(Closable):
             written = self.llm.candidates(segments, sampling, count=best_of, processor=processor)
             writing = BestOf(written, partial(self._choose, prompt, manner))
         return Answer(writing, lambda: replace(conditioning(), turns=len(turns)), prepare)
+
+    def explain(
+        self, prompt: str, persona: Persona, *, heaviest: int = 5, blend: Blend | None = None
+    ) -> Explanation:
+        """Say which notes bear on the answer to ``prompt``; writes none.
+
+        Args:
+            prompt: what is asked.
+            persona: whose notes; may be empty.
+            heaviest: how many of the heaviest notes to name.
+            blend: as of `stream`.
+
+        Raises:
+            PlugError, StoreError, ModelError: as `condition`.
+        """
+        blend = blend or Blend()
+        manner, weighed = self._manner(persona, blend), weigh(self.plug, prompt, persona)
+        soft = _soft(weighed, blend) if weighed and blend.soft else None
+        prefix = self._prefix(persona, manner, blend, prompt, soft)
+        notes = manner.notes if manner else []
+        turns = turn_notes(notes, blend.turns, len(prefix.turns) if prefix else 0)
+        bears = weighed is not None and (blend.soft or blend.ngrams)
+        n_manner = len(notes) if blend.style or blend.rules else 0
+        return explanation(persona, weighed, turns, heaviest, attention=bears, n_manner=n_manner)
 
     # --- parts of an answer --------------------------------------------------------------------
 
@@ -293,12 +324,22 @@ class Personalizer(Closable):
         if manner is None or not blend.turns:
             return None
         prefix = self._prefixes.make(persona, manner.notes, manner.version, blend.turns)
-        needed = len(self.llm.tokens(self._conversation(prefix, prompt, soft)))
+        needed = len(self.llm.tokens(self._given(prefix.turns, (), prompt, soft)))
         return prefix if prefix.turns and needed + _LEAST_ROOM <= self.llm.n_ctx else None
 
-    def _conversation(self, prefix: Prefix | None, prompt: str, soft: Soft | None) -> list[Segment]:
-        before = prefix.segments if prefix else []
-        return [*before, *self._form.prompt(prompt, soft, after_turns=bool(before))]
+    def _given(
+        self, turns: Sequence[Turn], said: Sequence[Turn], prompt: str, soft: Soft | None = None
+    ) -> list[Segment]:
+        """What the model is given: turns, what was said as far as it fits, and the prompt."""
+
+        def given(start: int) -> list[Segment]:
+            before = self._form.turns([*turns, *said[start:]])
+            return [*before, *self._form.prompt(prompt, soft, after_turns=bool(before))]
+
+        def fits(start: int) -> bool:
+            return len(self.llm.tokens(given(start))) + _ANSWER_ROOM <= self.llm.n_ctx
+
+        return given(bisect_left(range(len(said)), True, key=fits))
 
     def _processors(
         self, prompt: str, memory: NgramCache | None, manner: Manner | None, blend: Blend

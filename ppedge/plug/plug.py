@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -135,9 +136,10 @@ class Plug:
             d_key=spec.d_key,
             d_value=spec.d_value,
             encoder_sha256=self.manifest.files[spec.file].sha256,
-            plug_sha256=self.sha256,
+            plug_sha256=_meaning(self.manifest),
             null_key=null_key,
             null_value=null_value,
+            formerly=self.sha256,
         )
 
     def encode_notes(
@@ -252,3 +254,13 @@ class Plug:
         if not np.isfinite(half).all():
             raise PlugError(f"{self.path}: {self.manifest.null_note} does not fit float16")
         return half[: spec.d_key], half[spec.d_key :]
+
+
+def _meaning(manifest: Manifest) -> str:
+    """SHA-256 (hex) of all that keys and values hang on; not of names, scores, gates or prompts."""
+    spec = manifest.encoder
+    names = (spec.file, spec.tokenizer, manifest.null_note)
+    files = [manifest.files[name].sha256 for name in names]
+    cuts = (spec.max_tokens, spec.max_bytes, spec.d_key, spec.d_value)
+    told = json.dumps([files, cuts, spec.key_fields, spec.value_fields])
+    return hashlib.sha256(told.encode()).hexdigest()

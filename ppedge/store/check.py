@@ -36,7 +36,7 @@ def _inside(folder: Path, table: NotesTable, space: Space | None) -> list[Proble
         return [Problem(f"{table.path}: {line}; {advice}") for line in damage]
     state = table.state()
     problems = [*_erasing(state), *_texts(table)]
-    if space and space.layout != state.layout:
+    if space and not space.fits(state.layout):
         return [*problems, Problem("the store belongs to another plug", repairable=True)]
     return [*problems, *_rows(folder, table, state)]
 

@@ -65,7 +65,7 @@ def current_rows(folder: Path, table: NotesTable) -> tuple[State, RowFiles, str]
 
 def check_fit(folder: Path, state: State, space: Space | None) -> None:
     """Refuse a store that was made for another plug than ``space``'s (None fits all)."""
-    if space is None or space.layout == state.layout:
+    if space is None or space.fits(state.layout):
         return
     raise StoreError(
         f"{folder}: made for {_name(state.layout)}, but this is {_name(space.layout)}; open it "

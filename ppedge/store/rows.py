@@ -14,7 +14,7 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -58,9 +58,10 @@ class Space:
         d_key: width of a key.
         d_value: width of a value.
         encoder_sha256: hash of the note encoder.
-        plug_sha256: hash of the plug.
+        plug_sha256: hash of all of the plug that vectors hang on.
         null_key: float16 [d_key], key of the null note (row 0).
         null_value: float16 [d_value], value of the null note.
+        formerly: the plug's hash by which stores knew it up to version 0.1.
     """
 
     d_key: int
@@ -69,6 +70,15 @@ class Space:
     plug_sha256: str
     null_key: NDArray[np.float16]
     null_value: NDArray[np.float16]
+    formerly: str = ""
+
+    def fits(self, layout: Layout) -> bool:
+        """Whether a store of this layout holds this plug's vectors."""
+        return layout in (self.layout, replace(self.layout, plug_sha256=self.formerly))
+
+    def within(self, layout: Layout) -> Space:
+        """This space by the hash that a store which it fits knows it by."""
+        return replace(self, plug_sha256=layout.plug_sha256) if self.fits(layout) else self
 
     @property
     def layout(self) -> Layout:

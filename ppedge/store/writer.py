@@ -166,7 +166,7 @@ class StoreWriter:
         Returns:
             The number of notes encoded.
         """
-        order = self.table.order()
+        order, space = self.table.order(), space.within(self.state.layout)
         if space.layout != self.state.layout:
             bad_rows = set(range(1, len(order) + 1))
         updates = [

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import json
 import os
 import random
 import shutil
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +98,7 @@ def test_its_space_names_the_hashes_and_holds_the_null_note(folder: Path) -> Non
     plug = Plug(folder)
     null = np.frombuffer((folder / NULL_NOTE).read_bytes(), "<f4").astype(np.float16)
     assert plug.space.encoder_sha256 == plug.manifest.files[ENCODER].sha256
-    assert plug.space.plug_sha256 == plug.sha256
+    assert plug.space.formerly == plug.sha256
     np.testing.assert_array_equal(plug.space.null_key, null[:D_KEY])
     np.testing.assert_array_equal(plug.space.null_value, null[D_KEY:])
 
@@ -116,6 +118,39 @@ def test_a_zip_flat_or_one_folder_down_is_the_same_plug(
 def test_the_same_plug_in_another_place_is_the_same_space(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path / "copy")
     assert Plug(tmp_path / "copy").space.layout == Plug(folder).space.layout
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda raw: raw.update(name="another name"),
+        lambda raw: raw["about"].update(note="retold"),
+        lambda raw: raw.update(attention_scale=raw["attention_scale"] + 1),
+        lambda raw: raw.update(template=[{"slot": "prompt"}, {"slot": "soft"}]),
+        lambda raw: None,  # the same in other spaces and order
+    ],
+)
+def test_what_vectors_do_not_hang_on_may_be_edited(folder: Path, change: Callable) -> None:
+    before = Plug(folder)
+    tiny_plug.edit(folder, change)
+    path = folder / "plug.json"
+    path.write_text(json.dumps(json.loads(path.read_text()), sort_keys=True, indent=7))
+    after = Plug(folder)
+    assert after.sha256 != before.sha256
+    assert after.space.layout == before.space.layout
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda raw: raw["encoder"].update(max_tokens=raw["encoder"]["max_tokens"] - 1),
+        lambda raw: raw["encoder"].update(value_fields=["input", "output"]),
+    ],
+)
+def test_what_vectors_hang_on_makes_another_space(folder: Path, change: Callable) -> None:
+    before = Plug(folder).space.layout
+    tiny_plug.edit(folder, change)
+    assert Plug(folder).space.layout != before
 
 
 def test_a_link_to_the_folder_is_the_plug(folder: Path, tmp_path: Path) -> None:

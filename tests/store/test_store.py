@@ -4,6 +4,7 @@ import math
 import random
 import threading
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from ppedge.errors import StoreError
 from ppedge.notes.reader import Note, note_line, read_notes
 from ppedge.store.opening import current_rows
 from ppedge.store.persona import PIN_WEIGHT, Persona, handle
+from ppedge.store.rows import Space
 from ppedge.store.sql_read import identity
 
 from .kit import D_KEY, D_VALUE, Encoder, assert_same_store, make_notes, make_query, make_space
@@ -595,3 +597,28 @@ def test_a_closed_store_says_that_it_is_closed(folder, space):
     for use in (lambda: len(store), lambda: store.pool(make_query(), scale=1.0), store.verify):
         with pytest.raises(StoreError, match="the store was closed; open it again"):
             use()
+
+
+def test_a_store_that_knows_its_plug_by_the_former_hash_opens_and_stays_so(
+    folder: Path, space: Space, encode: Encoder
+) -> None:
+    old = replace(space, plug_sha256="a" * 64)
+    with Persona.open(folder, old) as persona:
+        persona.add([Note("one"), Note("two")], encode)
+    new = replace(space, formerly="a" * 64)
+    with Persona.open(folder, new) as persona:
+        persona.add([Note("three")], encode)
+        persona.forget(text="one")
+        assert persona.verify() == []
+        assert persona.repair(encode) == 0
+        assert persona.layout == old.layout
+        assert len(persona) == 2
+    damaged = next(folder.glob("values.*"))
+    data = bytearray(damaged.read_bytes())
+    data[-1] ^= 255
+    damaged.write_bytes(data)
+    with Persona.open(folder, new, damaged=True) as persona:
+        assert persona.repair(encode) == 1
+        assert persona.verify() == []
+    with pytest.raises(StoreError, match="made for plug"):
+        Persona.open(folder, space)
