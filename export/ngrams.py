@@ -5,9 +5,9 @@
 Asks the run time itself: every question goes through the plug as ``export.evaluate`` would ask it,
 and at each gold token the model's log-probability is noted beside what the memory of the user's
 own notes counted there. The gates that make the gold tokens likeliest
-(``export/training/ngram_weights.py``) go into PLUG/plug.json; nothing else of the plug changes, but
-its hash, so a store of notes has to be made anew. What is printed is held out: nats per token under
-gates that were fitted on the other half of the users, with their own notes and with another user's.
+(``export/training/ngram_weights.py``) go into PLUG/plug.json; no vector changes, so stores of notes
+stay as they are. What is printed is held out: nats per token under gates that were fitted on the
+other half of the users, with their own notes and with another user's.
 """
 
 from __future__ import annotations
