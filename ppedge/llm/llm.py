@@ -165,6 +165,20 @@ class LLM(LoadedModel):
             self._model, self._cache, prompt, sampling or Sampling(), count, processor
         )
 
+    def set_opening(self, segments: Sequence[Segment]) -> None:
+        """Say what prompts begin with, so that it stays read from one to the next.
+
+        Args:
+            segments: such as a template's text before the prompt.
+
+        Raises:
+            ModelError: the segments are empty or do not fit, or the model is closed.
+        """
+        prompt = self._prompt(segments)
+        if not self.has_encoder:
+            with self._model.lock:
+                self._cache.set_opening(prompt)
+
     def state(self, segments: Sequence[Segment], *, cancel: Cancel | None = None) -> bytes | None:
         """Read the beginning of a prompt, and return what the model made of it, for `restore`.
 

@@ -88,7 +88,8 @@ class PrefixCache:
         self._control: Control | None = None
         # Whether llama.cpp's logits are those after the last held position.
         self._fresh = False
-        # A beginning of prompts that was read by itself, here or when it was kept.
+        # Beginnings of prompts that are read by themselves: what all begin with, and what is kept.
+        self._opening: list[Row] = primary._opening if primary else []
         self._prefix: list[Row] = []
         # How many of the held positions were read last, and the logits after them.
         self._read: tuple[int, NDArray[np.float32]] | None = None
@@ -153,15 +154,21 @@ class PrefixCache:
         """Return where each step of reading a prompt ends, the last at its end.
 
         The size of a batch has a part in the order of sums, and so in the logits. A prompt is
-        therefore read in the same steps whatever is held already: the prefix that was kept, the
-        rest together, and what was written behind it token by token.
+        therefore read in the same steps whatever is held already: the opening, the prefix that was
+        kept, the rest together, and what was written behind it token by token.
         """
-        rows, n_prefix = prompt.decoder, len(self._prefix)
+        rows = prompt.decoder
         n_read = len(rows) if prompt.n_read is None else prompt.n_read
-        ends = [n_read, *range(n_read + 1, len(rows) + 1)]
-        if 0 < n_prefix < n_read and rows[:n_prefix] == self._prefix:
-            return [n_prefix, *ends]
-        return ends
+        beginnings = [
+            len(known)
+            for known in (self._opening, self._prefix)
+            if 0 < len(known) < n_read and rows[: len(known)] == known
+        ]
+        return [*beginnings, n_read, *range(n_read + 1, len(rows) + 1)]
+
+    def set_opening(self, prompt: Prompt) -> None:
+        """Read the beginning that prompts have in common by itself from now on."""
+        self._opening = list(prompt.decoder)
 
     def state(self, prompt: Prompt, cancel: Cancel) -> bytes:
         """Hold ``prompt``, and return what was made of it, for `restore`.

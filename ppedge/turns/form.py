@@ -27,6 +27,9 @@ class Turn:
 class ChatForm(Protocol):
     """A way to write conversations."""
 
+    def opening(self) -> list[Segment]:
+        """What every conversation begins with; may be empty."""
+
     def turns(self, turns: Sequence[Turn]) -> list[Segment]:
         """The fixed part, to the place where the prompt begins; empty without turns."""
 
@@ -49,6 +52,10 @@ class PlugForm:
         self._opening, self._rest = (template[:1], template[1:]) if begins else ((), template)
         self._close = _closing(template, chat)
 
+    def opening(self) -> list[Segment]:
+        """See `ChatForm`."""
+        return render(self._opening, "", None)
+
     def turns(self, turns: Sequence[Turn]) -> list[Segment]:
         """See `ChatForm`."""
         segments: list[Segment] = []
@@ -56,7 +63,7 @@ class PlugForm:
             segments += render(self._template, turn.ask, None)
             segments += _texts(turn.answer, self._close)
         # What stands before every prompt need not be read with each of them.
-        return [*segments, *render(self._opening, "", None)] if turns else []
+        return [*segments, *self.opening()] if turns else []
 
     def prompt(self, prompt: str, soft: Soft | None, *, after_turns: bool) -> list[Segment]:
         """See `ChatForm`."""
@@ -76,6 +83,10 @@ class TemplateForm:
         self._alone = chat.pieces(0)
         chat.pieces(1)  # Some take a prompt and refuse what comes after it.
 
+    def opening(self) -> list[Segment]:
+        """See `ChatForm`."""
+        return _texts("", self._alone[0])
+
     def turns(self, turns: Sequence[Turn]) -> list[Segment]:
         """See `ChatForm`."""
         if not turns:
@@ -89,7 +100,7 @@ class TemplateForm:
 
     def prompt(self, prompt: str, soft: Soft | None, *, after_turns: bool) -> list[Segment]:
         """See `ChatForm`; without a plug there are no soft tokens."""
-        before = [] if after_turns else _texts("", self._alone[0])
+        before = [] if after_turns else self.opening()
         return [*before, *_texts(prompt, self._alone[1])]
 
 

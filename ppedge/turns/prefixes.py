@@ -47,6 +47,8 @@ class Prefixes:
     def __init__(self, llm: LLM, form: ChatForm, notify: Notify) -> None:
         """Begin with none."""
         self._llm, self._form, self._notify = llm, form, notify
+        if opening := form.opening():
+            llm.set_opening(opening)
         self._made: dict[str, Prefix] = {}
         self._states: dict[str, bytes] = {}
 

@@ -187,6 +187,20 @@ def test_a_prompt_has_the_same_logits_whatever_was_held(llm: LLM) -> None:
     np.testing.assert_array_equal(llm.logits(whole), wanted)
 
 
+def test_an_opening_stays_read_and_changes_no_answer(llm: LLM) -> None:
+    opening, one, other = Text("A story about a cat."), Text(" It was grey"), Text(" It slept")
+    llm.set_opening([opening])
+    try:
+        cold(llm, opening, other)
+        wanted = cold(llm, opening, one)
+        llm.logits([opening, other])
+        n_opening = len(llm.tokens([opening]))
+        assert llm._cache._read_ends(llm._prompt([opening, one]))[0] == n_opening
+        np.testing.assert_array_equal(llm.logits([opening, one]), wanted)
+    finally:
+        llm._cache._opening = []
+
+
 def test_an_answer_is_the_same_when_somebody_else_uses_the_model_in_between(llm: LLM) -> None:
     prompt, how = [Text("The capital of France is")], Sampling(temperature=0, max_tokens=8)
     wanted = llm.generate(prompt, how).read()

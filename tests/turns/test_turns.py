@@ -115,6 +115,7 @@ def test_the_plug_s_form_closes_turns_as_the_model_does() -> None:
         "<|im_start|>user\n"  # stands before every prompt
     )
     assert form.turns([]) == []
+    assert written(form.opening()) == "<|im_start|>user\n"
     rest = "why?<|im_end|>\n<|im_start|>assistant\n"
     assert written(form.prompt("why?", None, after_turns=True)) == rest
     assert written(form.prompt("why?", None, after_turns=False)) == f"<|im_start|>user\n{rest}"
@@ -141,6 +142,7 @@ def test_a_model_without_a_template_gets_a_plain_form() -> None:
     form = TemplateForm(ChatTemplate())
     found = written([*form.turns(TURNS[:1]), *form.prompt("why?", None, after_turns=True)])
     assert found == "Prompt: who?\nAnswer: me\n\nPrompt: why?\nAnswer: "
+    assert written(form.opening()) == "Prompt: "
 
 
 def test_what_people_wrote_is_never_read_with_control_tokens() -> None:
