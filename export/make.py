@@ -30,7 +30,7 @@ import torch
 from export.evaluation.records import Run
 from export.evaluation.summary import series_of
 from export.onnx import read_about
-from export.package.golden import write_manifest
+from export.package.golden_vectors import write_manifest
 from export.tools.commands import one_line_errors, positive, renamed, replacing
 from export.tools.json_files import Source
 from export.training.options import RENAMED

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from export.data.lamp import choose, with_swaps
 from export.evaluation.methods import Asked, Bench, Composed, parse_method
-from export.package.golden import write_manifest
+from export.package.golden_vectors import write_manifest
 from export.tools.commands import (
     check_output,
     check_seed,

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from export.models.features import MAX_BYTES, MAX_TOKENS, open_tokenizer
 from export.models.plug import PersonaPlug, PlugConfig
 from export.models.text_encoder import TextEncoder, find_minilm
-from export.package.golden import TEXTS, file_entry, write_golden
+from export.package.golden_vectors import TEXTS, file_entry, write_golden
 from export.tools.commands import one_line_errors
 from export.training import checkpoint
 from ppedge.errors import PpedgeError

@@ -41,7 +41,7 @@ class Contrast:
 
 
 @dataclass(frozen=True)
-class Conditioning:
+class Projected:
     """What the plug says to a batch of prompts."""
 
     soft: Tensor  # float32 [B, n_soft, E]
@@ -61,12 +61,10 @@ class Trainer:
             return self.plug.query(self.features.vectors_of(prompts))
         return self.plug.encode_query(*self.features.tokens_of(prompts))
 
-    def condition(
-        self, prompts: Sequence[str], histories: Sequence[Sequence[Note]]
-    ) -> Conditioning:
+    def condition(self, prompts: Sequence[str], histories: Sequence[Sequence[Note]]) -> Projected:
         """What the plug says to each prompt over its own history, oldest note first."""
         pooled = self.pooled(prompts, histories)
-        return Conditioning(self.plug.soft_tokens(pooled), self.plug.control(pooled))
+        return Projected(self.plug.soft_tokens(pooled), self.plug.control(pooled))
 
     def pooled(self, prompts: Sequence[str], histories: Sequence[Sequence[Note]]) -> Tensor:
         """Pooled values [B, V] of each prompt over its own history."""
@@ -97,7 +95,7 @@ class Trainer:
     def nll(
         self,
         questions: Sequence[Question],
-        variants: Sequence[Conditioning | None],
+        variants: Sequence[Projected | None],
         room: Sequence[int] | None,
         turns: Sequence[Sequence[Note]] = (),
     ) -> list[tuple[Tensor, Tensor]]:
@@ -143,7 +141,7 @@ class Trainer:
             A part with gradients: the sum over the processes is the loss.
         """
         prompts = [q.input for q in batch.questions]
-        variants: list[Conditioning | None] = [self.condition(prompts, batch.histories)]
+        variants: list[Projected | None] = [self.condition(prompts, batch.histories)]
         rivalled = torch.tensor([rival is not None for rival in batch.negatives], dtype=torch.bool)
         if term is not None and rivalled.any():
             variants.append(self.condition(prompts, [rival or () for rival in batch.negatives]))

@@ -18,8 +18,8 @@ from ppedge.store.rows import Layout, RowFiles, pack_row
 from ppedge.store.sql_read import handle
 from ppedge.store.sql_write import NotesTable
 
-Vectors = tuple[NDArray[np.float32], NDArray[np.float32]]
-Encode = Callable[[Sequence[Note]], Iterable[Vectors]]
+KeyValue = tuple[NDArray[np.float32], NDArray[np.float32]]
+Encode = Callable[[Sequence[Note]], Iterable[KeyValue]]
 """Yields (key f32 [d_key], value f32 [d_value]) per note, in order. A note's bits must not depend
 on the notes beside it."""
 

@@ -1,4 +1,4 @@
-"""`python -m export.package.golden` gives a plug without a checkpoint its golden vectors."""
+"""Golden vectors for a plug without a checkpoint, by `python -m export.package.golden_vectors`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from export.package.golden import FILE, TEXTS, add_golden, main
+from export.package.golden_vectors import FILE, TEXTS, add_golden, main
 from ppedge.defaults import DEFAULT_PLUG
 from ppedge.errors import PlugError
 from ppedge.plug.manifest import MANIFEST_NAME, MAX_GOLDEN_CHARS, MAX_GOLDEN_TEXTS

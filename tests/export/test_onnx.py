@@ -26,7 +26,7 @@ from export.onnx import (
     load_plug,
     main,
 )
-from export.package.golden import FILE, TEXTS
+from export.package.golden_vectors import FILE, TEXTS
 from ppedge.defaults import find_model
 from ppedge.errors import PpedgeError
 from ppedge.llm.segments import Soft

@@ -1,6 +1,6 @@
 """Golden vectors of a plug: what ``ppedge doctor`` computes again on a user's machine.
 
-    python -m export.package.golden PLUG_DIR
+    python -m export.package.golden_vectors PLUG_DIR
 
 ``export.onnx`` stores what *torch* made of ``TEXTS``. This command is for a plug whose torch
 checkpoint is lost: it stores what onnxruntime makes of them here and now, so doctor will find a
@@ -82,7 +82,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path, metavar="PLUG_DIR")
     folder = parser.parse_args().folder
-    with one_line_errors("export.package.golden"):
+    with one_line_errors("export.package.golden_vectors"):
         add_golden(folder)
 
 
