@@ -15,6 +15,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from ppedge.cli.imports import import_command
 from ppedge.cli.terminal import FloatType, Progress, Words, tell_skipped
 from ppedge.defaults import open_plug, persona_dir
 from ppedge.errors import HistoryError
@@ -295,6 +296,9 @@ def export(file: str, folder: Path | None, as_json: bool) -> None:
         _print_json({"file": file, "notes": n_notes})
     else:
         click.echo(f"exported {n_notes} notes to {file}", err=True)
+
+
+notes.add_command(import_command)
 
 
 # --- shared ---
