@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from ppedge.attention.pooling import pool
     from ppedge.blend import Blend
     from ppedge.errors import HistoryError, ModelError, PlugError, PpedgeError, StoreError
+    from ppedge.explanation import Explanation
     from ppedge.llm.beam_search import Beam
     from ppedge.llm.llm import LLM
     from ppedge.llm.sampling import Sampling
@@ -28,6 +29,7 @@ __all__ = [
     "Beam",
     "Blend",
     "Conditioning",
+    "Explanation",
     "HistoryError",
     "ModelError",
     "Note",
@@ -47,6 +49,7 @@ _MODULES = {
     "attention.pooling": ("pool",),
     "blend": ("Blend",),
     "errors": ("HistoryError", "ModelError", "PlugError", "PpedgeError", "StoreError"),
+    "explanation": ("Explanation",),
     "llm.beam_search": ("Beam",),
     "llm.llm": ("LLM",),
     "llm.sampling": ("Sampling",),

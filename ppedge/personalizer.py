@@ -253,21 +253,21 @@ class Personalizer(Closable):
         ensure_count(best_of)
         sampling = self._stopping(sampling or Sampling())
         if persona is None:
-            return Answer(self.llm.generate(self._given([], conversation, prompt), sampling))
+            return Answer(self.llm.generate(self._given(None, conversation, prompt), sampling))
         blend = blend or Blend()
         conditioning = cache(partial(self.condition, prompt, persona, heaviest=heaviest))
         manner = self._manner(persona, blend)
         soft = _soft(conditioning(), blend) if blend.soft else None
         prefix = self._prefix(persona, manner, blend, prompt, soft)
-        turns = prefix.turns if prefix else []
-        segments = self._given(turns, conversation, prompt, soft)
+        segments = self._given(prefix, conversation, prompt, soft)
         processor = self._processors(
             prompt, conditioning().memory if blend.ngrams else None, manner, blend
         )
         if strength != 1:
             # At 0 nothing of the persona bears on the answer, its rules neither.
             inner = processor if strength else None
-            processor = self.llm.guide(self._given([], conversation, prompt), strength, inner)
+            processor = self.llm.guide(self._given(None, conversation, prompt), strength, inner)
+        turns = prefix.turns if prefix else []
         prepare = partial(self._prefixes.hold, persona, prefix) if prefix else None
         writing: Writing
         if best_of == 1 or manner is None:
@@ -324,16 +324,17 @@ class Personalizer(Closable):
         if manner is None or not blend.turns:
             return None
         prefix = self._prefixes.make(persona, manner.notes, manner.version, blend.turns)
-        needed = len(self.llm.tokens(self._given(prefix.turns, (), prompt, soft)))
+        needed = len(self.llm.tokens(self._given(prefix, (), prompt, soft)))
         return prefix if prefix.turns and needed + _LEAST_ROOM <= self.llm.n_ctx else None
 
     def _given(
-        self, turns: Sequence[Turn], said: Sequence[Turn], prompt: str, soft: Soft | None = None
+        self, prefix: Prefix | None, said: Sequence[Turn], prompt: str, soft: Soft | None = None
     ) -> list[Segment]:
         """What the model is given: turns, what was said as far as it fits, and the prompt."""
+        turns, alone = (prefix.turns, prefix.segments) if prefix else ([], [])
 
         def given(start: int) -> list[Segment]:
-            before = self._form.turns([*turns, *said[start:]])
+            before = self._form.turns([*turns, *said[start:]]) if said[start:] else alone
             return [*before, *self._form.prompt(prompt, soft, after_turns=bool(before))]
 
         def fits(start: int) -> bool:

@@ -18,7 +18,7 @@ PPEDGE = (
     ("plug",),
     ("turns",),
     ("style",),
-    ("defaults", "blend", "answer"),
+    ("defaults", "blend", "answer", "explanation"),
     ("personalizer",),
     ("cli",),
 )

@@ -12,8 +12,10 @@ from typing import Any
 
 import click
 
+from ppedge.cli.chat import chat
 from ppedge.cli.notes import notes as notes_group
 from ppedge.cli.personalize import personalize
+from ppedge.cli.why import why
 from ppedge.defaults import find_plug
 from ppedge.errors import PpedgeError
 
@@ -48,8 +50,10 @@ def main() -> None:
             stream.reconfigure(errors="replace")
 
 
+main.add_command(chat)
 main.add_command(notes_group)
 main.add_command(personalize)
+main.add_command(why)
 
 
 @main.command()

@@ -3,30 +3,38 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
-from collections.abc import Generator, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from queue import SimpleQueue
-from threading import Thread
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ppedge.blend import PARTS, Blend
-from ppedge.cli.terminal import Number, Part, Progress, Words, tell_skipped
-from ppedge.defaults import history_dir, persona_dir
-from ppedge.errors import HistoryError, StoreError
-from ppedge.llm.guidance import MAX_STRENGTH
-from ppedge.llm.sampling import DEFAULT_TEMPERATURE, MAX_CANDIDATES, MAX_SEED, Sampling
-from ppedge.notes.reader import read_notes
-from ppedge.notes.text import is_blank
-from ppedge.plug.no_plug import NONE
-from ppedge.store.history_cache import ensure_keepable, open_history_cache
+from ppedge.blend import Blend
+from ppedge.cli.opening import (
+    context_option,
+    ensure_one_source,
+    given_prompt,
+    history_option,
+    kept_notes,
+    max_tokens_option,
+    model_option,
+    notify,
+    opened_persona,
+    persona_option,
+    plug_option,
+    read_pieces,
+    seed_option,
+    skip_bad_option,
+    strength_option,
+    temperature_option,
+    with_option,
+    without_option,
+)
+from ppedge.cli.terminal import Words
+from ppedge.llm.sampling import MAX_CANDIDATES, Sampling
 from ppedge.store.persona import Persona
-from ppedge.store.temporary import temporary_folder
 
 if TYPE_CHECKING:
     from ppedge.answer import Answer
@@ -35,41 +43,14 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("prompt", type=Words())
-@click.option("--history", metavar="FILE", help="Your notes, JSON Lines; - reads them from stdin.")
-@click.option(
-    "--persona",
-    "folder",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Folder of notes kept by `ppedge notes`; without --history, by default the one it keeps.",
-)
-@click.option("--model", metavar="GGUF", help="Language model; or set PPEDGE_MODEL.")
-@click.option(
-    "--plug",
-    metavar="PATH",
-    help="Plug, a folder or .zip, or none; or set PPEDGE_PLUG. A model that the default plug was "
-    "not made for has none.",
-)
-@click.option(
-    "--max-tokens", type=click.IntRange(1), default=256, show_default=True, help="Longest answer."
-)
-@click.option(
-    "--temperature",
-    type=Number(0),
-    default=DEFAULT_TEMPERATURE,
-    show_default=True,
-    help="0 takes the likeliest token each time; more strays more.",
-)
-@click.option(
-    "--seed", type=click.IntRange(0, MAX_SEED), help="The same seed writes the same text."
-)
-@click.option(
-    "--strength",
-    type=Number(0, MAX_STRENGTH),
-    default=1.0,
-    show_default=True,
-    help="How much of the persona; above 1 costs sense. Twice the time per token if not 1.",
-)
+@history_option
+@persona_option
+@model_option
+@plug_option
+@max_tokens_option
+@temperature_option
+@seed_option
+@strength_option
 @click.option(
     "--best-of",
     type=click.IntRange(1, MAX_CANDIDATES),
@@ -77,24 +58,11 @@ if TYPE_CHECKING:
     show_default=True,
     help="Write so many answers side by side and give the best; above 1 nothing streams.",
 )
-@click.option(
-    "--without",
-    type=Part(PARTS),
-    multiple=True,
-    help="Leave a part of the persona out; may be given again.",
-)
-@click.option(
-    "--with",
-    "with_parts",
-    type=Part(PARTS),
-    multiple=True,
-    help="Let a part of the persona in that is left out by default; may be given again.",
-)
-@click.option(
-    "--context", type=click.IntRange(16), default=2048, show_default=True, help="Tokens in all."
-)
+@without_option
+@with_option
+@context_option
 @click.option("--no-persona", is_flag=True, help="Answer as the bare model does.")
-@click.option("--skip-bad", is_flag=True, help="Pass over bad lines of the history.")
+@skip_bad_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("-v", "--verbose", is_flag=True, help="Let llama.cpp talk on stderr.")
 def personalize(
@@ -125,16 +93,10 @@ def personalize(
 
     PROMPT may be - to read it from stdin.
     """
-    if history is not None and folder is not None:
-        raise click.UsageError("give --history or --persona, not both")
+    ensure_one_source(history, folder)
     if history is None and not no_persona:
-        folder = _kept_notes(folder)
-    if prompt == "-":
-        if history == "-":
-            raise click.UsageError("the prompt and the history cannot both come from stdin")
-        prompt = _prompt_from_stdin()
-    if is_blank(prompt):
-        raise click.UsageError("the prompt is blank: say what to write about")
+        folder = kept_notes(folder)
+    prompt = given_prompt(prompt, history)
     sampling = Sampling(max_tokens=max_tokens, temperature=temperature, seed=seed)
     blend = Blend().with_parts(*with_parts).without(*without)
     asked = Asked(prompt, sampling, strength, best_of, blend)
@@ -144,40 +106,15 @@ def personalize(
     began = time.perf_counter()
     with ExitStack() as stack:
         personalizer = stack.enter_context(
-            Personalizer.open(model, plug, n_ctx=context, verbose=verbose, notify=_notify)
+            Personalizer.open(model, plug, n_ctx=context, verbose=verbose, notify=notify)
         )
         seconds = {"load": time.perf_counter() - began}
-        persona = None
-        if history is not None and not no_persona:
-            persona = stack.enter_context(_history(personalizer, history, skip_bad, seconds))
-        elif folder is not None and not no_persona:
-            persona = stack.enter_context(personalizer.persona(folder, create=False))
-        _answer(personalizer, asked, persona, as_json, seconds)
-
-
-def _kept_notes(folder: Path | None) -> Path:
-    kept = folder or persona_dir("default")
-    if folder is None and not kept.is_dir():
-        raise click.UsageError(
-            "no notes: give --history FILE, keep some with `ppedge notes add FILE`, "
-            "or ask the bare model with --no-persona"
+        if no_persona:
+            history = folder = None
+        persona = stack.enter_context(
+            opened_persona(personalizer, history, folder, skip_bad, seconds)
         )
-    return kept
-
-
-def _prompt_from_stdin() -> str:
-    try:
-        return _stdin().read().decode("utf-8-sig").removesuffix("\n").removesuffix("\r")
-    except UnicodeDecodeError as error:
-        raise click.ClickException(
-            f"stdin: byte {error.start + 1} of the prompt is not UTF-8; send it as UTF-8"
-        ) from None
-
-
-def _stdin() -> IO[bytes]:
-    if sys.stdin is None:
-        raise click.ClickException("stdin is closed; there is nothing to read from it")
-    return sys.stdin.buffer
+        _answer(personalizer, asked, persona, as_json, seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,10 +139,6 @@ class Asked:
         )
 
 
-def _notify(line: str) -> None:
-    click.echo(f"ppedge: {line}", err=True)
-
-
 def _answer(
     personalizer: Personalizer,
     asked: Asked,
@@ -215,7 +148,7 @@ def _answer(
 ) -> None:
     answer = asked.of(personalizer, persona)
     try:
-        with closing(_pieces(answer)) as pieces:
+        with closing(read_pieces(answer)) as pieces:
             for piece in pieces:
                 if not as_json:
                     click.echo(piece, nl=False)
@@ -230,33 +163,6 @@ def _answer(
         click.echo(json.dumps(report, ensure_ascii=False))
     else:
         click.echo()
-
-
-def _pieces(answer: Answer) -> Generator[str, None, None]:
-    """The answer's pieces, written on a thread of their own.
-
-    Python sees Ctrl-C only between two calls into llama.cpp, and one may take many seconds.
-    """
-    pieces: SimpleQueue[str | BaseException | None] = SimpleQueue()
-
-    def write() -> None:
-        try:
-            for piece in answer:
-                pieces.put(piece)
-            pieces.put(None)
-        except BaseException as error:  # it belongs to the thread that reads
-            pieces.put(error)
-
-    writer = Thread(target=write)
-    writer.start()
-    try:
-        while (piece := pieces.get()) is not None:
-            if isinstance(piece, BaseException):
-                raise piece
-            yield piece
-    finally:
-        answer.cancel()
-        writer.join()
 
 
 def _report(
@@ -290,51 +196,3 @@ def _report(
     seconds |= {"prefill": run.seconds_prefill, "decode": run.seconds_decode}
     report["seconds"] = {name: round(value, 6) for name, value in seconds.items()}
     return report
-
-
-@contextmanager
-def _history(
-    personalizer: Personalizer, history: str, skip_bad: bool, seconds: dict[str, float]
-) -> Iterator[Persona]:
-    """The notes of ``history`` as an open store, encoded as far as they are new."""
-    began = time.perf_counter()
-    with _store_folder(history, personalizer.plug.name) as (folder, stream):
-        reader = read_notes(stream, skip_bad=skip_bad, name="stdin" if history == "-" else history)
-        with open_history_cache(folder, personalizer.plug.space) as persona:
-            with Progress() as progress:
-                report = persona.sync(reader, personalizer.plug.encode_notes, progress=progress)
-            tell_skipped(reader)
-            if report.encoded:
-                click.echo(f"ppedge: encoded {report.encoded} of {report.notes} notes", err=True)
-            if not report.notes:
-                click.echo(
-                    "ppedge: the history is empty; answering as for somebody unknown", err=True
-                )
-            seconds["history"] = time.perf_counter() - began
-            yield persona
-
-
-@contextmanager
-def _store_folder(history: str, plug: str) -> Iterator[tuple[Path, IO[bytes]]]:
-    """Where the vectors of ``history`` are kept: of a stream, as long as the command runs."""
-    path = Path(history)
-    with _stdin() if history == "-" else _opened(path) as stream:
-        if history != "-" and path.is_file():
-            try:
-                folder = history_dir(path, without_plug=plug == NONE)
-                ensure_keepable(folder)
-            except StoreError as error:
-                _notify(f"note: nothing is kept, so every run encodes all notes: {error}")
-            else:
-                yield folder, stream
-                return
-        with temporary_folder() as home:
-            yield home / "persona", stream
-
-
-def _opened(history: Path) -> IO[bytes]:
-    try:
-        return history.open("rb")
-    except OSError as error:
-        reason = error.strerror or error
-        raise HistoryError(f"{history}: {reason}; give a JSON Lines file") from None

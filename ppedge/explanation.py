@@ -1,0 +1,159 @@
+"""Why an answer comes out as it does: which of a person's notes bear on it, and how much.
+
+No answer is written to find out. What an answer would be without a note is found by writing it
+with a persona that does not hold the note (`without_note`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from ppedge.notes.reader import Note
+from ppedge.plug.conditioning import Conditioning, condition
+from ppedge.plug.no_plug import NoPlug
+from ppedge.plug.plug import Plug
+from ppedge.store.persona import MUTE, PIN, Persona, handle
+from ppedge.store.temporary import temporary_folder
+from ppedge.style.manner import SAMPLED_NOTES
+from ppedge.turns.choose import choose_notes
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Which notes bear on the answer to one prompt. Muted notes are nowhere in it.
+
+    Attributes:
+        turns: the notes that stand before the prompt as earlier turns, in that order, each with
+            its attention weight, 0 to 1 (None without a plug). They bear on the answer. Long
+            notes are cut before the model reads them; here they are whole.
+        heaviest: the notes that weigh most by the plug's attention, heaviest first, with their
+            weights, 0 to 1; none without a plug.
+        null_weight: attention weight of the null note, 0 to 1; the weights of all notes and this
+            one add up to 1. None without a plug.
+        attention: whether these weights bear on the answer: the plug's soft tokens are given, or
+            its n-gram cache is blended in.
+        n_notes: how many notes the persona holds, muted ones included.
+        n_manner: how many notes the person's shapes and rules are made of, no one of them much;
+            0 where neither bears on the answer.
+    """
+
+    turns: list[tuple[Note, float | None]]
+    heaviest: list[tuple[Note, float]]
+    null_weight: float | None
+    attention: bool
+    n_notes: int
+    n_manner: int
+
+    @property
+    def foremost(self) -> Note | None:
+        """The note that bears most on the answer; None of somebody without notes.
+
+        Where attention bears on the answer, the heaviest; else the heaviest of the turns, or the
+        first of them without a plug.
+        """
+        if self.turns and not (self.attention and self.heaviest):
+            return max(self.turns, key=lambda turn: turn[1] or 0.0)[0]
+        return self.heaviest[0][0] if self.heaviest else None
+
+
+def weigh(plug: Plug | NoPlug, prompt: str, persona: Persona) -> Conditioning | None:
+    """What the plug says to a prompt, every note named with its weight; None without a plug.
+
+    Args:
+        plug: pools the notes.
+        prompt: what is asked.
+        persona: whose notes.
+
+    Raises:
+        PlugError: the plug's graphs fail.
+        StoreError: the store cannot be read.
+    """
+    if isinstance(plug, NoPlug):
+        return None
+    return condition(plug, None, prompt, persona, len(persona))
+
+
+def turn_notes(notes: Sequence[Note], count: int, n_turns: int) -> list[Note]:
+    """The notes that turns were made of, in order.
+
+    Args:
+        notes: those to choose from, as ``ppedge.turns.prefix.make_turns`` had them.
+        count: how many turns were asked for.
+        n_turns: how many there was room for; the first ones made way.
+    """
+    chosen = choose_notes(notes, count)
+    return [notes[i] for i in chosen[len(chosen) - n_turns :]]
+
+
+def explanation(
+    persona: Persona,
+    weighed: Conditioning | None,
+    turns: Sequence[Note],
+    heaviest: int,
+    *,
+    attention: bool,
+    n_manner: int,
+) -> Explanation:
+    """Put together what is known of a prompt's notes.
+
+    Args:
+        persona: whose notes.
+        weighed: of `weigh`.
+        turns: the notes that stand before the prompt, in order.
+        heaviest: how many of the heaviest notes to name, 0 or more.
+        attention: whether their weights bear on the answer.
+        n_manner: how many notes the shapes and rules are made of.
+
+    Raises:
+        StoreError: the store cannot be read.
+    """
+    muted = {name for name, mark in persona.marks().items() if mark == MUTE}
+    named = [(handle(note), note, weight) for note, weight in weighed.heaviest] if weighed else []
+    weights = {name: weight for name, _, weight in named}
+    audible = [(note, weight) for name, note, weight in named if name not in muted]
+    return Explanation(
+        [(note, weights.get(handle(note))) for note in turns],
+        audible[:heaviest],
+        weighed.null_weight if weighed else None,
+        attention,
+        len(persona),
+        n_manner,
+    )
+
+
+@contextmanager
+def without_note(
+    persona: Persona, note: Note, plug: Plug | NoPlug, *, attention: bool
+) -> Iterator[Persona]:
+    """The same person without one note, in a temporary folder; their own store stays as it is.
+
+    Args:
+        persona: whose notes.
+        note: the one to leave out.
+        plug: encodes the others, where ``attention`` asks for it.
+        attention: whether attention bears on the answers that this persona is for. If so, all
+            notes are encoded anew. If not, it holds those that turns, shapes and rules would be
+            made of, and no vectors.
+
+    Raises:
+        PlugError: the plug's graphs fail.
+        StoreError: a store cannot be read, or the temporary one not be written.
+    """
+    left_out = handle(note)
+    notes = persona.notes() if attention else iter(persona.sample(SAMPLED_NOTES)[1])
+    encoder = plug if attention else NoPlug()
+    with temporary_folder() as home, Persona.open(home / "persona", encoder.space) as other:
+        other.add((each for each in notes if handle(each) != left_out), encoder.encode_notes)
+        if attention:
+            _mark(other, {k: v for k, v in persona.marks().items() if k != left_out})
+        yield other
+
+
+def _mark(persona: Persona, marks: dict[str, int]) -> None:
+    for name, mark in marks.items():
+        if mark == PIN:
+            persona.pin(name)
+        else:
+            persona.mute(name)
