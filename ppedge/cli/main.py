@@ -7,20 +7,36 @@ import io
 import json
 import sys
 from dataclasses import asdict
-from importlib.metadata import version
 from typing import Any
 
 import click
 
-from ppedge.cli.chat import chat
-from ppedge.cli.notes import notes as notes_group
-from ppedge.cli.personalize import personalize
-from ppedge.cli.why import why
+from ppedge.cli.lazy import LazyGroup
 from ppedge.defaults import find_plug
 from ppedge.errors import PpedgeError
 
+# Imported when they are called: numpy and SQLite take longer than --help should.
+COMMANDS = {
+    "chat": (
+        "ppedge.cli.chat",
+        "chat",
+        "Answer one prompt after another the way the author of the notes would.",
+    ),
+    "notes": (
+        "ppedge.cli.notes",
+        "notes",
+        "Keep, list and forget the notes that ppedge learns your voice from.",
+    ),
+    "personalize": (
+        "ppedge.cli.personalize",
+        "personalize",
+        "Answer PROMPT the way the author of the notes would.",
+    ),
+    "why": ("ppedge.cli.why", "why", "Show which notes bear on the answer to PROMPT."),
+}
 
-class Group(click.Group):
+
+class Group(LazyGroup):
     """Turns ppedge's errors into one line on stderr and exit code 1."""
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -40,20 +56,14 @@ class Group(click.Group):
             raise click.ClickException(f"{where}{error.strerror or error}") from None
 
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(version("ppedge"), prog_name="ppedge")
+@click.group(cls=Group, lazy=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="ppedge", prog_name="ppedge")
 def main() -> None:
     """Make a small language model on this machine write like you, offline."""
     for stream in (sys.stdout, sys.stderr):
         # An emoji must not end an answer where the terminal's encoding has none.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
-
-
-main.add_command(chat)
-main.add_command(notes_group)
-main.add_command(personalize)
-main.add_command(why)
 
 
 @main.command()

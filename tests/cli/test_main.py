@@ -9,13 +9,16 @@ import shutil
 import signal
 import sqlite3
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 from ppedge import defaults
+from ppedge.cli.main import COMMANDS, main
 from tests import tiny_gguf, tiny_plug
 from tests.command import PPEDGE, Command
 from tests.tiny_plug import N_SOFT
@@ -812,6 +815,18 @@ def test_version_is_the_packages(ppedge: Command) -> None:
     from importlib.metadata import version
 
     assert ppedge.good("--version").strip() == f"ppedge, version {version('ppedge')}"
+
+
+def test_help_imports_no_command_and_shows_the_line_of_each() -> None:
+    code = "import sys, ppedge.cli.main as m; m.main(['--help'], standalone_mode=False)"
+    code += "; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    assert not {"numpy", "sqlite3", "llama_cpp", "onnxruntime"} & set(done.stdout.split())
+    context = click.Context(main)
+    for name, (_, _, line) in COMMANDS.items():
+        command = main.get_command(context, name)
+        assert command is not None
+        assert command.get_short_help_str(200) == line
 
 
 def test_help_names_every_command(ppedge: Command) -> None:

@@ -88,8 +88,13 @@ def test_inherited_methods_and_properties_are_described(name: str) -> None:
 
 
 def command_names(command: click.Command, name: str = "ppedge") -> list[str]:
-    inside = command.commands.items() if isinstance(command, click.Group) else ()
-    return [name, *(deep for sub, c in inside for deep in command_names(c, f"{name} {sub}"))]
+    if not isinstance(command, click.Group):
+        return [name]
+    context = click.Context(command)
+    inside = {sub: command.get_command(context, sub) for sub in command.list_commands(context)}
+    assert all(inside.values())
+    found = [command_names(sub, f"{name} {word}") for word, sub in inside.items() if sub]
+    return [name, *(each for names in found for each in names)]
 
 
 @pytest.mark.parametrize("name", command_names(ppedge_command))
