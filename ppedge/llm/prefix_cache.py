@@ -61,6 +61,11 @@ class Prompt:
         """Positions of the prompt."""
         return len(self.encoder or self.decoder)
 
+    @property
+    def read_together(self) -> int:
+        """``n_read``, or all positions of the decoder."""
+        return len(self.decoder) if self.n_read is None else self.n_read
+
 
 class PrefixCache:
     """A model's context with its book-keeping; every method needs ``model.lock`` held.
@@ -84,8 +89,7 @@ class PrefixCache:
         self._gguf = gguf
         self._encoded: list[Row] = []
         self._held: list[Row] = []
-        # What the positions from its start on are, and will be, read with.
-        self._control: Control | None = None
+        self._control: Control | None = None  # of the positions from its start on, held or to come
         # Whether llama.cpp's logits are those after the last held position.
         self._fresh = False
         # Beginnings of prompts that are read by themselves: what all begin with, and what is kept.
@@ -124,23 +128,26 @@ class PrefixCache:
         if prompt.encoder != self._encoded:
             self._encode(prompt.encoder)
         common = self._count_common(prompt)
-        if common == len(prompt.decoder) and self._is_back_at(common):
+        if common == len(prompt.decoder) and self._is_back_at(common, prompt.read_together):
             self._control = prompt.control  # It may differ yet, in what is still to come.
             return
         ends = self._read_ends(prompt)
         # What is held is of use as far as it was read in the same steps.
-        self._truncate(max((end for end in (0, *ends[:-1]) if end <= common), default=0))
+        self._truncate(max(end for end in (0, *ends[:-1]) if end <= common))
         self._control = prompt.control
         for end in ends:
             if end > len(self._held):
                 self._decode(prompt.decoder[len(self._held) : end])
-                if end == prompt.n_read:
+                if end == prompt.read_together:
                     self._read = end, self._context.logits().copy()
 
-    def _is_back_at(self, count: int) -> bool:
-        """Hold the first ``count`` positions alone, if their logits are at hand or were kept."""
-        if self._fresh and count == len(self._held):
-            return True
+    def _is_back_at(self, count: int, n_read: int) -> bool:
+        """Hold the first ``count`` positions alone, if their logits are at hand or were kept.
+
+        Those of positions that are read together must have been read so.
+        """
+        if count > n_read:
+            return self._fresh and count == len(self._held)
         if self._read is None or self._read[0] != count:
             return False
         kept = self._read
@@ -157,8 +164,7 @@ class PrefixCache:
         therefore read in the same steps whatever is held already: the opening, the prefix that was
         kept, the rest together, and what was written behind it token by token.
         """
-        rows = prompt.decoder
-        n_read = len(rows) if prompt.n_read is None else prompt.n_read
+        rows, n_read = prompt.decoder, prompt.read_together
         beginnings = [
             len(known)
             for known in (self._opening, self._prefix)

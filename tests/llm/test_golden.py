@@ -181,8 +181,12 @@ def test_a_prompt_has_the_same_logits_whatever_was_held(llm: LLM) -> None:
     for before in ([Text("?")], prefix, [*prefix, Text(" One day it snowed")], [*whole, Text(".")]):
         llm.logits(before)
         np.testing.assert_array_equal(llm.logits(whole), wanted)
-    llm.generate(whole, Sampling(temperature=0, max_tokens=5)).read()
+    answer = llm.generate(whole, Sampling(temperature=0, max_tokens=5)).read()
+    # The same text as a prompt of its own was not read token by token.
+    longer = [*whole, Text(answer)]
+    found = llm.logits(longer)
     np.testing.assert_array_equal(llm.logits(whole), wanted)
+    np.testing.assert_array_equal(cold(llm, *longer), found)
     assert llm.restore(prefix, state)
     np.testing.assert_array_equal(llm.logits(whole), wanted)
 
