@@ -9,7 +9,7 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Final
 
 import numpy as np
@@ -45,6 +45,9 @@ _OPENERS: Final = 2  # sentences that the same two words may open
 _DRAWN_OUT: Final = 4  # times that a letter or mark may come in a row, "sooo"
 _SAME: Final = re.compile(r"(\S)\1*", re.IGNORECASE)
 _WORD: Final = re.compile(r"[^\W_]+")
+_COUNTED_WITHIN: Final = 20  # words, within which so many may be numbers, or as in most notes:
+_NUMERALS: Final = 2
+_BARE_MARKS: Final = 2  # pieces between spaces, in a row, that may have no letter or digit
 _NUMBERS: Final = re.compile(r"(?:(?:^|\s)\W*\d\S*){2}\s+\W*$")
 _MANY_NUMBERS: Final = re.compile(r"(?:(?:^|\s)\W*\d\S*){3}")
 _LAST_WORD: Final = re.compile(r"[^\W_]+$")
@@ -99,8 +102,8 @@ class NoLoops:
 
     Four words in a row come once, three twice, two three times, and no word four times in twelve.
     A longer word comes three times in forty, and the same two words open two sentences. A word does
-    not follow itself, no third number follows two, and no letter comes five times in a row, unless
-    the notes have such.
+    not follow itself, no third number follows two, no letter comes five times in a row, and neither
+    numbers nor bare marks take over, unless the notes have such.
 
     Args:
         texts: of the person's notes.
@@ -113,10 +116,20 @@ class NoLoops:
         self._counts = any(map(_MANY_NUMBERS.search, texts))
         runs = (len(found[0]) for text in texts for found in _SAME.finditer(text))
         self._longest = max(_DRAWN_OUT, *runs, 0)
+        often = [_most_numbers(text.split()) for text in texts]
+        self._numbers = max(_NUMERALS, int(np.quantile(often, _USUAL)) if often else 0)
+        self._bare = max([_BARE_MARKS, *map(_bare_marks, texts)])
 
     def counts_up(self, text: str) -> bool:
-        """Whether a number behind this text would be the third in a row."""
-        return not self._counts and bool(_NUMBERS.search(text))
+        """Whether a number behind this text, which ends with a space, would be one too many."""
+        if not self._counts and _NUMBERS.search(text):
+            return True
+        return sum(map(_is_number, text.split()[1 - _COUNTED_WITHIN :])) >= self._numbers
+
+    def only_marks(self, text: str) -> bool:
+        """Whether this text ends with so many marks without a word that one has to come."""
+        pieces = text.split()
+        return len(pieces) >= self._bare and not any(map(words_of, pieces[-self._bare :]))
 
     def draws_out(self, text: str, piece: str) -> bool:
         """Whether a piece behind this text would say one letter or mark too often in a row."""
@@ -140,6 +153,27 @@ class NoLoops:
         if len(words) >= _STUTTER - 1 and len(set(words[1 - _STUTTER :])) == 1:
             found.add(words[-1])
         return found
+
+
+def _is_number(piece: str) -> bool:
+    return any(char.isdigit() for char in piece)
+
+
+def _most_numbers(pieces: Sequence[str]) -> int:
+    """How many numbers stand within `_COUNTED_WITHIN` pieces between spaces, at most."""
+    marks = [int(_is_number(piece)) for piece in pieces]
+    starts = range(max(1, len(marks) - _COUNTED_WITHIN + 1))
+    return max(sum(marks[i : i + _COUNTED_WITHIN]) for i in starts)
+
+
+def _bare_marks(text: str) -> int:
+    """How many pieces between spaces have no letter or digit, at most in a row."""
+    runs = [
+        len(list(group))
+        for has, group in groupby(text.split(), lambda p: bool(words_of(p)))
+        if not has
+    ]
+    return max(runs, default=0)
 
 
 def _opened(text: str) -> set[str]:
@@ -308,8 +342,10 @@ class Rules:
         if words or longer:
             begun = last[0] if last else ""
             found += [token for token in possible if self._says(token, begun, words, longer)]
-        if self._loops.counts_up(text):
-            found += [token for token in possible if self._piece(token).lstrip()[:1].isdigit()]
+        if self._loops.counts_up(text.rstrip() + " "):
+            found += [token for token in possible if self._begins_number(token, text)]
+        if self._loops.only_marks(text):
+            found += [t for t in possible if self._is_mark(t)]
         found += [t for t in possible if self._loops.draws_out(text, self._piece(t))]
         if not self._brackets:
             found += [token for token in possible if "[" in self._piece(token)]
@@ -342,6 +378,14 @@ class Rules:
             found = piece[:1].isalnum(), next(iter(words_of(piece)), "")
             self._first_words[token] = found
         return found
+
+    def _begins_number(self, token: int, text: str) -> bool:
+        piece = self._piece(token)
+        is_new = not text or text[-1].isspace() or piece[:1].isspace()
+        return is_new and piece.lstrip()[:1].isdigit()
+
+    def _is_mark(self, token: int) -> bool:
+        return not (self._first_word(token)[1] or self._vocabulary.is_end(token))
 
     def _piece(self, token: int) -> str:
         return self._vocabulary.piece(token).decode("utf-8", "replace")
