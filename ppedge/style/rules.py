@@ -381,6 +381,8 @@ class Rules:
 
     def _begins_number(self, token: int, text: str) -> bool:
         piece = self._piece(token)
+        if piece and not piece.strip(" "):
+            return True  # A space by itself stands before a number, where digits are tokens.
         is_new = not text or text[-1].isspace() or piece[:1].isspace()
         return is_new and piece.lstrip()[:1].isdigit()
 
