@@ -45,8 +45,6 @@ _OPENERS: Final = 2  # sentences that the same two words may open
 _DRAWN_OUT: Final = 4  # times that a letter or mark may come in a row, "sooo"
 _SAME: Final = re.compile(r"(\S)\1*", re.IGNORECASE)
 _WORD: Final = re.compile(r"[^\W_]+")
-_COUNTED_WITHIN: Final = 20  # words, within which so many may be numbers, or as in most notes:
-_NUMERALS: Final = 2
 _BARE_MARKS: Final = 2  # pieces between spaces, in a row, that may have no letter or digit
 _NUMBERS: Final = re.compile(r"(?:(?:^|\s)\W*\d\S*){2}\s+\W*$")
 _MANY_NUMBERS: Final = re.compile(r"(?:(?:^|\s)\W*\d\S*){3}")
@@ -102,8 +100,8 @@ class NoLoops:
 
     Four words in a row come once, three twice, two three times, and no word four times in twelve.
     A longer word comes three times in forty, and the same two words open two sentences. A word does
-    not follow itself, no third number follows two, no letter comes five times in a row, and neither
-    numbers nor bare marks take over, unless the notes have such.
+    not follow itself, no third number follows two, no letter comes five times in a row, and bare
+    marks do not take over, unless the notes have such.
 
     Args:
         texts: of the person's notes.
@@ -116,15 +114,11 @@ class NoLoops:
         self._counts = any(map(_MANY_NUMBERS.search, texts))
         runs = (len(found[0]) for text in texts for found in _SAME.finditer(text))
         self._longest = max(_DRAWN_OUT, *runs, 0)
-        often = [_most_numbers(text.split()) for text in texts]
-        self._numbers = max(_NUMERALS, int(np.quantile(often, _USUAL)) if often else 0)
         self._bare = max([_BARE_MARKS, *map(_bare_marks, texts)])
 
     def counts_up(self, text: str) -> bool:
-        """Whether a number behind this text, which ends with a space, would be one too many."""
-        if not self._counts and _NUMBERS.search(text):
-            return True
-        return sum(map(_is_number, text.split()[1 - _COUNTED_WITHIN :])) >= self._numbers
+        """Whether a number would be the third in a row behind this text, which ends with a space."""
+        return not self._counts and bool(_NUMBERS.search(text))
 
     def only_marks(self, text: str) -> bool:
         """Whether this text ends with so many marks without a word that one has to come."""
@@ -153,17 +147,6 @@ class NoLoops:
         if len(words) >= _STUTTER - 1 and len(set(words[1 - _STUTTER :])) == 1:
             found.add(words[-1])
         return found
-
-
-def _is_number(piece: str) -> bool:
-    return any(char.isdigit() for char in piece)
-
-
-def _most_numbers(pieces: Sequence[str]) -> int:
-    """How many numbers stand within `_COUNTED_WITHIN` pieces between spaces, at most."""
-    marks = [int(_is_number(piece)) for piece in pieces]
-    starts = range(max(1, len(marks) - _COUNTED_WITHIN + 1))
-    return max(sum(marks[i : i + _COUNTED_WITHIN]) for i in starts)
 
 
 def _bare_marks(text: str) -> int:

@@ -249,16 +249,9 @@ def test_no_third_number_follows_two(text: str) -> None:
     assert NoLoops(["call 1 2 3 at 4"]).counts_up(text) is False
 
 
-@pytest.mark.parametrize("text", ["", "1, ", "12/3", "1, and then ", "at 9, not ten"])
+@pytest.mark.parametrize("text", ["", "1, ", "12/03/2024", "1, 2, and then ", "at 9:30, not 10"])
 def test_other_numbers_are_let_be(text: str) -> None:
     assert not NoLoops().counts_up(text)
-
-
-def test_numbers_do_not_take_over() -> None:
-    text = "2 rooms and a hall, 300 guests, and"
-    assert NoLoops().counts_up(text)
-    assert NoLoops(["at 5 pm in room 7 for 2 with 3"] * 4 + ["none"]).counts_up(text) is False
-    assert not NoLoops().counts_up("2 rooms and" + " word" * 20 + " and 3 more and")
 
 
 def test_marks_do_not_take_over() -> None:
