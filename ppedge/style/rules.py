@@ -117,7 +117,7 @@ class NoLoops:
         self._bare = max([_BARE_MARKS, *map(_bare_marks, texts)])
 
     def counts_up(self, text: str) -> bool:
-        """Whether a number would be the third in a row behind this text, which ends with a space."""
+        """Whether a number behind this text, which ends with a space, would be the third."""
         return not self._counts and bool(_NUMBERS.search(text))
 
     def only_marks(self, text: str) -> bool:
