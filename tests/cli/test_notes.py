@@ -41,7 +41,9 @@ def run(monkeypatch, tmp_path):
     monkeypatch.setitem(__import__("sys").modules, "ppedge.plug.plug", plugs)
     monkeypatch.setenv("PPEDGE_PLUG", str(tmp_path / "plug"))
     monkeypatch.setenv("PPEDGE_HOME", str(tmp_path / "home"))
-    main = Group(commands={"notes": notes})
+    # As of the whole command: click keeps what a command's help option is called.
+    names = {"help_option_names": ["-h", "--help"]}
+    main = Group(commands={"notes": notes}, context_settings=names)
 
     def invoke(*arguments, stdin=None):
         result = CliRunner().invoke(main, ["notes", *arguments], input=stdin)
