@@ -762,8 +762,11 @@ def test_a_data_folder_that_cannot_be_used_is_one_line(
 ) -> None:
     (tmp_path / "file").write_text("x")
     home = tmp_path / "file" if kind == "a file" else Path("/proc/ppedge")
-    message = ppedge.error(*answer(history, PROMPT), PPEDGE_HOME=str(home))
+    message = ppedge.error("notes", "add", str(history), PPEDGE_HOME=str(home))
     assert str(home) in message
+    done = ppedge(*answer(history, PROMPT), PPEDGE_HOME=str(home))
+    assert done.returncode == 0
+    assert b"note: nothing is kept" in done.stderr
 
 
 def test_the_store_is_for_its_owner_alone(ppedge: Command, history: Path) -> None:
