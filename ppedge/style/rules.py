@@ -280,6 +280,8 @@ class Rules:
         self._vocabulary, self._end = vocabulary, end
         self._copying, self._loops, self._ending = copying, loops, ending
         self._brackets = brackets
+        # Of hundreds of tokens at each step, mostly the same.
+        self._pieces: dict[int, str] = {}
         self._first_words: dict[int, tuple[bool, str]] = {}
 
     def process(self, logits: NDArray[np.float32], written: Sequence[int]) -> NDArray[np.float32]:
@@ -373,7 +375,11 @@ class Rules:
         return not (self._first_word(token)[1] or self._vocabulary.is_end(token))
 
     def _piece(self, token: int) -> str:
-        return self._vocabulary.piece(token).decode("utf-8", "replace")
+        found = self._pieces.get(token)
+        if found is None:
+            found = self._vocabulary.piece(token).decode("utf-8", "replace")
+            self._pieces[token] = found
+        return found
 
     def _text(self, written: Sequence[int]) -> str:
         return b"".join(map(self._vocabulary.piece, written)).decode("utf-8", "replace")

@@ -22,25 +22,12 @@ from ppedge.llm.segments import Text
 from ppedge.notes.reader import Note
 from ppedge.personalizer import Personalizer
 from ppedge.turns.form import Turn
-from tests import tiny_gguf, tiny_plug
+from tests import tiny_gguf
 from tests.command import PPEDGE, Command
 
 FIRST, SECOND = "write about rain", "and bread?"
 NOTES = '{"text": "the bread is out."}\n{"text": "no rain today", "id": "r1"}\n'
 SHORT = ("--max-tokens", "12", "--seed", "3")
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    folder = tmp_path_factory.mktemp("files")
-    model = tiny_gguf.write(folder / "tiny.gguf")
-    return model, tiny_plug.write(folder / "plug", model)
-
-
-@pytest.fixture
-def ppedge(tmp_path: Path, files: tuple[Path, Path]) -> Command:
-    names = ("PPEDGE_MODEL", "PPEDGE_PLUG")
-    return Command(tmp_path / "home", dict(zip(names, map(str, files), strict=True)))
 
 
 @pytest.fixture

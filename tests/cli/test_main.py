@@ -279,12 +279,8 @@ def test_notes_from_a_stream_leave_nothing_behind(
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_notes_from_stdin_leave_nothing_behind_when_the_command_is_ended(
-    ppedge: Command, tmp_path: Path, number: signal.Signals
-) -> None:
-    scratch = tmp_path / "tmp"
-    scratch.mkdir()
+def started_with_notes_from_stdin(ppedge: Command, scratch: Path) -> subprocess.Popen[bytes]:
+    """A command that reads many notes from stdin, and has begun to store them."""
     run = ppedge.start(*answer("-", PROMPT), TMPDIR=str(scratch))
     assert run.stdin
     run.stdin.write(lines(many(20_000)))
@@ -294,6 +290,16 @@ def test_notes_from_stdin_leave_nothing_behind_when_the_command_is_ended(
     while not list(scratch.rglob("notes.db")):
         assert time.monotonic() - began < 30
         time.sleep(0.02)
+    return run
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_notes_from_stdin_leave_nothing_behind_when_the_command_is_ended(
+    ppedge: Command, tmp_path: Path, number: signal.Signals
+) -> None:
+    scratch = tmp_path / "tmp"
+    scratch.mkdir()
+    run = started_with_notes_from_stdin(ppedge, scratch)
     run.send_signal(number)
     _, err = run.communicate(timeout=30)
     assert run.returncode == 128 + number
@@ -309,15 +315,7 @@ def test_notes_from_stdin_of_a_killed_command_are_gone_at_the_next_start(
     others = scratch / "ppedge-others"
     others.mkdir()  # nothing in it says that it is one of ours
     for _ in range(2):
-        run = ppedge.start(*answer("-", PROMPT), TMPDIR=str(scratch))
-        assert run.stdin
-        run.stdin.write(lines(many(20_000)))
-        run.stdin.close()
-        run.stdin = None
-        began = time.monotonic()
-        while not list(scratch.rglob("notes.db")):
-            assert time.monotonic() - began < 30
-            time.sleep(0.02)
+        run = started_with_notes_from_stdin(ppedge, scratch)
         # A command that still runs keeps its folder.
         ppedge.good(*answer("-", PROMPT), stdin=lines(NOTES), TMPDIR=str(scratch))
         assert list(scratch.rglob("notes.db"))

@@ -19,7 +19,6 @@ from ppedge.llm.sampling import Sampling
 from ppedge.notes.reader import Note
 from ppedge.personalizer import Personalizer
 from ppedge.store.persona import Persona, handle
-from tests import tiny_gguf, tiny_plug
 from tests.command import Command
 
 PROMPT = "write about rain"
@@ -38,19 +37,6 @@ HOSTILE = {
     "marks": "a" + "\u0301" * 5_000,
     "joined emoji": "👩\u200d🍳" * 40,
 }
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    folder = tmp_path_factory.mktemp("files")
-    model = tiny_gguf.write(folder / "tiny.gguf")
-    return model, tiny_plug.write(folder / "plug", model)
-
-
-@pytest.fixture
-def ppedge(tmp_path: Path, files: tuple[Path, Path]) -> Command:
-    names = ("PPEDGE_MODEL", "PPEDGE_PLUG")
-    return Command(tmp_path / "home", dict(zip(names, map(str, files), strict=True)))
 
 
 @pytest.fixture
