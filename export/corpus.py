@@ -1,6 +1,7 @@
 """A corpus: what the frozen LLM itself answers to everyday writing prompts.
 
     python -m export.corpus --llm MODEL.gguf --out runs/corpus.json --count 1200 --seed 0
+    python -m export.corpus … --samples 6 --temperature 0.6    # the best of six answers to each
 
 They are what the synthetic personas (``export/synthetic/personas.py``) rewrite. Texts and prompts
 are the model's and ours: no person's writing is in them.
@@ -22,33 +23,50 @@ import torch
 from export.data.leave_one_out import opening
 from export.data.template import TEMPLATE, place_soft, read_template
 from export.models.base_llm import FrozenLLM
+from export.models.features import Features
+from export.models.text_encoder import find_minilm
 from export.synthetic.corpus import MOST, CorpusText, prompts
-from export.tools.commands import check_output, check_seed, one_line_errors, replacing
+from export.tools.commands import (
+    check_output,
+    check_seed,
+    number,
+    one_line_errors,
+    positive,
+    replacing,
+)
 from export.training.distributed import Distributed
 
 MAX_NEW = 56  # tokens of an answer, before it is cut at a sentence's end
 MAX_CHARS = 200
-BATCH = 64
+BATCH = {"cpu": 64, "cuda": 1024}  # a GPU takes as long for few
 
 
-def clean(answer: str) -> str | None:
-    """The first sentences of an answer; None where it is not running text of a person's."""
+def clean(answer: str, prompt: str = "") -> str | None:
+    """The first sentences of an answer; None where it is not running text of a person's.
+
+    Nor may it repeat itself, or begin with the prompt.
+    """
     text = answer.strip().strip('"“”').strip()
-    if re.search(r"[\[\]*#<>|@{}]|https?:|\bAI\b|language model|^\W*(Title|Subject)\b", text):
+    if re.search(r"[\[\]()*#<>|@{}]|https?:|\bAI\b|language model|^\W*(Title|Subject)\b", text):
         return None
     text = opening(" ".join(text.split()), MAX_CHARS)
     whole = text.endswith((".", "!", "?")) and len(text) <= MAX_CHARS
-    return text if whole and len(text.split()) >= 4 else None
+    words = re.findall(r"\w+", text.casefold())
+    fours = list(zip(words, words[1:], words[2:], words[3:], strict=False))
+    begun = re.findall(r"\w+", prompt.casefold())
+    again = len(set(fours)) < len(fours) or (begun and words[: len(begun)] == begun)
+    return text if whole and not again and len(text.split()) >= 4 else None
 
 
 @torch.inference_mode()
-def answers(llm: FrozenLLM, asked: Sequence[str], seed: int) -> list[str]:
-    """What the model says to each prompt, sampled at temperature 0.8 from the 50 likeliest."""
+def answers(llm: FrozenLLM, asked: Sequence[str], seed: int, temperature: float = 0.8) -> list[str]:
+    """What the model says to each prompt, sampled from the 50 likeliest tokens."""
     torch.manual_seed(seed)
     found: list[str] = []
     begun = time.time()
-    for start in range(0, len(asked), BATCH):
-        rows = [llm.around_soft(prompt)[0] for prompt in asked[start : start + BATCH]]
+    batch = BATCH[llm.device.type]
+    for start in range(0, len(asked), batch):
+        rows = [llm.around_soft(prompt)[0] for prompt in asked[start : start + batch]]
         width = max(map(len, rows))
         ids = torch.full((len(rows), width), llm.end)
         mask = torch.zeros(len(rows), width, dtype=torch.long)
@@ -59,7 +77,7 @@ def answers(llm: FrozenLLM, asked: Sequence[str], seed: int) -> list[str]:
             input_ids=ids.to(llm.device),
             attention_mask=mask.to(llm.device),
             do_sample=True,
-            temperature=0.8,
+            temperature=temperature,
             top_k=50,  # nucleus sampling would sort the vocabulary at every token
             max_new_tokens=MAX_NEW,
             eos_token_id=llm.end,
@@ -67,6 +85,26 @@ def answers(llm: FrozenLLM, asked: Sequence[str], seed: int) -> list[str]:
         )
         found += llm.tokenizer.batch_decode(made[:, width:], skip_special_tokens=True)
         print(f"{len(found)}/{len(asked)} answers, {time.time() - begun:.0f} s", flush=True)
+    return found
+
+
+def most_relevant(
+    features: Features, asked: Sequence[tuple[str, str]], said: Sequence[Sequence[str]]
+) -> list[CorpusText]:
+    """Of the answers to each prompt the one that has most to do with it, where any is kept.
+
+    Args:
+        features: says how near two texts are.
+        asked: prompts and topics.
+        said: the plain texts that answer each; may be none.
+    """
+    features.encode(text for texts in said for text in texts)
+    prompts = features.vectors_of([prompt for prompt, _ in asked])
+    found = []
+    for (prompt, topic), vector, texts in zip(asked, prompts, said, strict=True):
+        if texts:
+            best = int((features.vectors_of(texts) @ vector).argmax())
+            found.append(CorpusText(prompt, topic, texts[best]))
     return found
 
 
@@ -82,6 +120,11 @@ def main(words: Sequence[str] | None = None) -> None:
     add("--out", type=Path, required=True, help="JSON file to write")
     add("--count", type=int, default=1200, help="prompts to ask (default: 1200)")
     add("--seed", type=int, default=0, help="of prompts and answers (default: 0)")
+    add("--encoder", type=Path, help="BERT folder, says how near an answer is (default: MiniLM)")
+    add("--samples", type=positive, default=1,
+        help="answers to each prompt, of which the nearest to it is kept (default: 1)")  # fmt: skip
+    add("--temperature", type=number("'{}' is not a temperature above 0", 0.01), default=0.8,
+        help="of the answers (default: 0.8)")  # fmt: skip
     add("--dtype", choices=("bfloat16", "float32"), default="float32")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto",
         help="where to compute (default: a GPU, if there is one)")  # fmt: skip
@@ -96,15 +139,16 @@ def main(words: Sequence[str] | None = None) -> None:
         template = place_soft(read_template(args.template), "after") if args.template else TEMPLATE
         device = Distributed(args.device).device
         llm = FrozenLLM(args.llm, template, getattr(torch, args.dtype), device)
-        said = answers(llm, [prompt for prompt, _ in asked], args.seed)
-        texts = [
-            CorpusText(prompt, topic, text)
-            for (prompt, topic), answer in zip(asked, said, strict=True)
-            if (text := clean(answer)) is not None
+        each = [prompt for prompt, _ in asked for _ in range(args.samples)]
+        said = list(map(clean, answers(llm, each, args.seed, args.temperature), each))
+        kept = [
+            list(filter(None, said[start : start + args.samples]))
+            for start in range(0, len(said), args.samples)
         ]
+        texts = most_relevant(Features(args.encoder or find_minilm(), device=device), asked, kept)
         with replacing(args.out) as file:
             json.dump({"texts": [asdict(text) for text in texts]}, file, indent=0)
-        print(f"{len(texts)} of {len(asked)} answers are plain text: {args.out}")
+        print(f"{len(texts)} of {len(asked)} prompts have an answer in plain text: {args.out}")
 
 
 if __name__ == "__main__":

@@ -37,9 +37,9 @@ from export.tools.commands import (
 from export.tools.progress import Bar
 from export.training.ngram_weights import START, Places, fit, held_out_nats, offset
 from ppedge.defaults import find_model
+from ppedge.fitting import ensure_fits
 from ppedge.llm.llm import LLM
 from ppedge.llm.ngram_cache import MAX_SCORE, NgramCache, NgramCacheConfig, log_sum_exp_and_entropy
-from ppedge.personalizer import ensure_fits
 from ppedge.plug.manifest import (
     MANIFEST_NAME,
     MAX_GATES,

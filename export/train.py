@@ -42,6 +42,7 @@ from export.training import checkpoint
 from export.training.contrast import draw_rivals
 from export.training.distributed import Distributed
 from export.training.options import add_plug_options, defaults, parse
+from export.training.prefetch import Prefetch
 from export.training.retrieval_prompts import put_notes
 from export.training.sampler import SHARES, Batch, Sampler
 from export.training.trainer import Contrast, Trainer
@@ -60,6 +61,7 @@ class Run:
     distributed: Distributed
     trainer: Trainer
     sampler: Sampler | TurnedSampler
+    batches: Prefetch
     dev: list[Question]
     turns: list[tuple[Note, ...]]  # before each of dev's questions; empty without turns
     optimizer: torch.optim.Optimizer
@@ -190,6 +192,7 @@ def open_run(args: argparse.Namespace) -> Run:
         distributed=distributed,
         trainer=Trainer(plug, llm, features),
         sampler=sampler,
+        batches=Prefetch(sampler.step, start=0, workers=args.workers),
         dev=dev,
         turns=dev_turns(dev, args.turns, args.seed) if args.turns else [],
         optimizer=torch.optim.AdamW(groups, weight_decay=0.01),
@@ -257,7 +260,7 @@ def batch_of(run: Run, step: int) -> tuple[Batch, Contrast | None]:
     """This process's examples of a step, and the contrastive term if the step has it."""
     args = run.args
     term = Contrast(args.contrast, args.contrast_from, args.contrast_margin)
-    batch = run.sampler.step(step)
+    batch = run.batches(step)
     if args.notes_in_prompt:
         batch.prompts = put_notes(
             batch,
@@ -356,6 +359,7 @@ def train(args: argparse.Namespace) -> None:
             break
     if run.distributed.main:
         checkpoint.write_instruction(run.checkpoint, run.plug)
+    run.batches.close()
     run.distributed.close()
 
 

@@ -15,7 +15,7 @@ import re
 import sys
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from export.baselines.retrieval import (
@@ -37,9 +37,11 @@ from export.evaluation.persona_methods import (
     shuffled,
 )
 from ppedge.llm.guidance import MAX_STRENGTH
-from ppedge.llm.llm import LLM, LogitsProcessor
+from ppedge.llm.llm import LLM
+from ppedge.llm.logits_processor import LogitsProcessor, chain
 from ppedge.llm.ngram_cache import NgramCache
 from ppedge.llm.segments import Segment, Soft
+from ppedge.llm.turn_end import TurnEnd
 from ppedge.notes.reader import Note
 from ppedge.plug.plug import Plug
 from ppedge.plug.template import render
@@ -149,18 +151,20 @@ class Composed:
         segments: for `LLM`.
         shortened: whether the prompt had to lose history items or words to fit the context.
         memory: the history's wording, where the method and the plug have an n-gram cache.
-        guide: memory and guidance, where the method's strength is not 1.
+        guide: all of that and guidance, where the method's strength is not 1.
+        turn_end: of a plug's chat, where it speaks.
     """
 
     segments: list[Segment]
     shortened: bool
     memory: NgramCache | None = None
     guide: LogitsProcessor | None = None
+    turn_end: TurnEnd | None = None
 
     @property
     def processor(self) -> LogitsProcessor | None:
-        """For `LLM`: what memory and guidance do to each token."""
-        return self.guide or (self.memory.process if self.memory else None)
+        """For `LLM`: what all of these do to each token."""
+        return self.guide or chain([each.process for each in (self.turn_end, self.memory) if each])
 
 
 class Bench:
@@ -187,6 +191,7 @@ class Bench:
         self._instruction = instruction
         self._tuned = tuned
         self._seed = seed
+        self._turn_end = TurnEnd.of(llm, render(plug.manifest.template, "", None))
         self._vectors = NoteVectors(plug)
         self._dense: Dense | None = None
 
@@ -234,11 +239,14 @@ class Bench:
         soft, wording = self._soft(method, asked), None
         if method.attends:
             soft, wording = self._heard(method, asked)
-        template, guide = self.plug.manifest.template, None
-        if method.strength != 1:
-            bare, processor = render(template, prompt, None), wording.process if wording else None
-            guide = self.llm.guide(bare, method.strength, processor)
-        return Composed(render(template, prompt, soft), shortened, wording, guide)
+        template = self.plug.manifest.template
+        turn_end = self._turn_end if soft else None
+        composed = Composed(render(template, prompt, soft), shortened, wording, turn_end=turn_end)
+        if method.strength == 1:
+            return composed
+        bare = render(template, prompt, None)
+        guide = self.llm.guide(bare, method.strength, composed.processor)
+        return replace(composed, guide=guide)
 
     def shortens(self, method: Method, asked: Asked) -> bool:
         """Whether `compose` would have to shorten the prompt; nothing is tuned to find out."""

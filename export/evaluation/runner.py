@@ -23,9 +23,9 @@ from export.evaluation.records import Journal, Run
 from export.tools.progress import Bar
 from ppedge.closable import Closable
 from ppedge.defaults import find_model, find_plug
+from ppedge.fitting import ensure_fits
 from ppedge.llm.llm import LLM
 from ppedge.llm.segments import Soft
-from ppedge.personalizer import ensure_fits
 from ppedge.plug.plug import Plug
 
 if TYPE_CHECKING:

@@ -32,9 +32,9 @@ from export.tools.commands import (
 )
 from export.tools.progress import Bar
 from ppedge.defaults import find_model, find_plug
+from ppedge.fitting import ensure_fits
 from ppedge.llm.llm import LLM
 from ppedge.llm.sampling import Sampling
-from ppedge.personalizer import ensure_fits
 from ppedge.plug.plug import Plug
 
 Run = tuple[str, ...]  # of words

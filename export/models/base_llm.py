@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,13 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from export.models.batching import alike, left_padded
+from export.models.hooks import selecting, steering
 from export.models.tokenizer import GgufWords, TransformersWords, Words, gguf_words
 from ppedge.plug.template import Part, render
+
+LEAST_ROWS = {"cpu": 4, "cuda": 96}
+"""Rows that are run together, at least: a GPU takes as long for few as for these."""
 
 
 @dataclass
@@ -85,6 +90,8 @@ class FrozenLLM:
         self.tokenizer, self.model = _load(llm, dtype)
         self.model.requires_grad_(False).eval().to(self.device)
         self.words = self.words or TransformersWords(self.tokenizer, str(llm))
+        # The same turns and prompts come again and again.
+        self._tokens = lru_cache(1 << 17)(self.words.tokens)
         self.template = tuple(template)
         self.end = self.words.end
         self.n_layer: int = self.model.config.get_text_config().num_hidden_layers
@@ -99,7 +106,7 @@ class FrozenLLM:
 
     def tokens(self, text: str, *, special: bool) -> list[int]:
         """Tokenize one segment; ``special``: control tokens in it are recognised."""
-        return self.words.tokens(text, special)
+        return self._tokens(text, special)
 
     def ensure_steerable(self, n_control: int) -> None:
         """Refuse a model that cannot be steered by control vectors, here or at run time.
@@ -133,19 +140,35 @@ class FrozenLLM:
         return before, after
 
     @torch.no_grad()
-    def run_prefix(self, ids: Sequence[int]) -> Head:
-        """Run what stands before one prompt, all of it; it may be nothing."""
-        mask = torch.ones(1, len(ids), dtype=torch.bool, device=self.device)
-        nothing = torch.zeros(1, 0, dtype=torch.long, device=self.device)
-        if not ids:
-            return Head([], mask, nothing)
-        cache = DynamicCache()
-        self.model.base_model(
-            input_ids=torch.tensor([list(ids)], device=self.device),
-            past_key_values=cache,
-            use_cache=True,
-        )
-        return Head([(layer.keys, layer.values) for layer in cache.layers], mask, nothing)
+    def run_prefixes(self, rows: Sequence[Sequence[int]]) -> list[Head]:
+        """Run what stands before prompts, all of each, into a head of one row; some may be empty.
+
+        They are run side by side where that costs less than one by one.
+        """
+        none = torch.zeros(1, 0, dtype=torch.long, device=self.device)
+        found = [Head([], none.bool(), none) for _ in rows]
+        filled = [i for i, row in enumerate(rows) if row]
+        together = len(filled) if self.device.type == "cuda" else 1
+        for start in range(0, len(filled), max(together, 1)):
+            chosen = filled[start : start + together]
+            ids, mask = left_padded([rows[i] for i in chosen], self.end)
+            cache = DynamicCache()
+            self.model.base_model(
+                input_ids=ids.to(self.device),
+                attention_mask=mask.long().to(self.device),
+                position_ids=(mask.cumsum(1) - 1).clamp_min(0).to(self.device),
+                past_key_values=cache,
+                use_cache=True,
+            )
+            for place, i in enumerate(chosen):
+                # Copies: a view would keep the states of all.
+                states = [
+                    tuple(part[place : place + 1, :, -len(rows[i]) :].clone() for part in pair)
+                    for pair in ((layer.keys, layer.values) for layer in cache.layers)
+                ]
+                whole = torch.ones(1, len(rows[i]), dtype=torch.bool, device=self.device)
+                found[i] = Head([(keys, values) for keys, values in states], whole, none)
+        return found
 
     @torch.no_grad()
     def run_heads(self, heads: Sequence[Sequence[int]], prefix: Head | None = None) -> Head:
@@ -164,11 +187,7 @@ class FrozenLLM:
         if not all(heads):
             raise ValueError("an empty prompt leaves nothing before its soft tokens")
         width = max(map(len, heads)) - 1
-        ids = torch.full((len(heads), width), self.end)
-        mask = torch.zeros(len(heads), width, dtype=torch.bool)
-        for row, head in enumerate(heads):
-            ids[row, width + 1 - len(head) :] = torch.tensor(head[:-1], dtype=torch.long)
-            mask[row, width + 1 - len(head) :] = True
+        ids, mask = left_padded([head[:-1] for head in heads], self.end)
         last = torch.tensor([[head[-1]] for head in heads], device=self.device)
         ids, mask = ids.to(self.device), mask.to(self.device)
         if prefix is not None:
@@ -209,7 +228,8 @@ class FrozenLLM:
             Summed nats [B] and token counts [B], both float32. Nothing but the answers' tokens
             is counted.
         """
-        groups = alike([len(tail) + len(a) for tail, a in zip(tails, answers, strict=True)])
+        lengths = [len(tail) + len(a) for tail, a in zip(tails, answers, strict=True)]
+        groups = alike(lengths, LEAST_ROWS[self.device.type])
         parts = [
             self._nll(
                 head.rows(group),
@@ -251,7 +271,7 @@ class FrozenLLM:
         # The state before a token predicts it.
         predicting = F.pad(scored, (lead, 0))[:, 1:]
         embedded = torch.cat(pieces, 1)
-        with _steering(self._layers[1:], control, head.last.shape[1]):
+        with steering(self._layers[1:], control, head.last.shape[1]):
             logits = self._continue(
                 head, embedded, F.pad(real, (lead, 0), value=True), F.pad(predicting, (0, 1))
             )
@@ -271,7 +291,7 @@ class FrozenLLM:
         positions = (mask.cumsum(1) - 1).clamp_min(0)[:, width:]
         # The whole model is called, as some scale or cap their logits; but its output matrix is
         # large, and is applied where it is asked for only.
-        with _selecting(self.model.get_output_embeddings(), wanted):
+        with selecting(self.model.get_output_embeddings(), wanted):
             logits: Tensor = self.model(
                 inputs_embeds=embedded,
                 attention_mask=mask.long(),
@@ -288,72 +308,6 @@ class FrozenLLM:
             found.update(f"{name} {tuple(weight.shape)}".encode())
             found.update(weight.detach().flatten()[:64].float().cpu().numpy().tobytes())
         return found.hexdigest()
-
-
-def alike(lengths: Sequence[int]) -> list[list[int]]:
-    """Indices of rows that are worth running together: of like length, four at least.
-
-    Padding is computed like everything else: without groups, 28 to 50 % of the answers of
-    a step was padding.
-    """
-    groups: list[list[int]] = []
-    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
-        if not groups or (len(groups[-1]) >= 4 and lengths[i] > 1.25 * lengths[groups[-1][0]] + 4):
-            groups.append([])
-        groups[-1].append(i)
-    if len(groups) > 1 and len(groups[-1]) < 4:
-        last = groups.pop()
-        groups[-1] += last
-    return groups
-
-
-@contextmanager
-def _selecting(output: torch.nn.Module, wanted: Tensor) -> Iterator[None]:
-    """Within it, ``output`` gets the ``wanted`` rows of its input [B, L, E] alone: [1, n, E]."""
-    hook = output.register_forward_pre_hook(lambda _, args: (args[0][wanted][None],))
-    try:
-        yield
-    finally:
-        hook.remove()
-
-
-@contextmanager
-def _steering(
-    layers: Sequence[torch.nn.Module], control: Tensor | None, start: int
-) -> Iterator[None]:
-    """Within it, what ``layers`` put out at positions from ``start`` on is moved by ``control``.
-
-    As llama.cpp does it: behind the whole layer.
-
-    Args:
-        layers: all but the first.
-        control: [B, len(layers), E], or None to move nothing.
-        start: as above.
-    """
-    if control is None:
-        yield
-        return
-
-    def moved(hidden: Tensor, vector: Tensor) -> Tensor:
-        behind = hidden[:, start:] + vector[:, None].to(hidden.dtype)
-        return torch.cat([hidden[:, :start], behind], 1)
-
-    def hook(vector: Tensor) -> Callable[[torch.nn.Module, Any, Any], Any]:
-        def move(_: torch.nn.Module, __: Any, out: Any) -> Any:
-            if isinstance(out, Tensor):
-                return moved(out, vector)
-            return (moved(out[0], vector), *out[1:])
-
-        return move
-
-    hooks = [
-        layer.register_forward_hook(hook(control[:, place])) for place, layer in enumerate(layers)
-    ]
-    try:
-        yield
-    finally:
-        for each in hooks:
-            each.remove()
 
 
 def _load(llm: Path | str, dtype: torch.dtype) -> tuple[PreTrainedTokenizerBase, Any]:

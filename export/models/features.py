@@ -5,8 +5,10 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
@@ -16,6 +18,7 @@ from export.models.text_encoder import TextEncoder
 # Texts are cut here; the manifest carries both, so that the run time cuts at the same place.
 MAX_TOKENS = 128
 MAX_BYTES = 192
+BUDGET = {"cpu": 4096, "cuda": 65536}  # tokens that are encoded together, about
 
 
 def open_tokenizer(folder: Path) -> Tokenizer:
@@ -26,14 +29,13 @@ def open_tokenizer(folder: Path) -> Tokenizer:
     return tokenizer
 
 
-def padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+def padded(rows: Sequence[Sequence[int] | bytes]) -> tuple[Tensor, Tensor]:
     """Rows of ids -> int64 [n, L], zeros behind the shorter ones, and mask bool [n, L]."""
-    ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
-    mask = torch.zeros(ids.shape, dtype=torch.bool)
-    for i, row in enumerate(rows):
-        ids[i, : len(row)] = torch.tensor(row)
-        mask[i, : len(row)] = True
-    return ids, mask
+    lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+    mask = np.arange(max(lengths, default=0)) < lengths[:, None]
+    ids = np.zeros(mask.shape, np.int64)
+    ids[mask] = np.fromiter(chain.from_iterable(rows), np.int64, int(lengths.sum()))
+    return torch.from_numpy(ids), torch.from_numpy(mask)
 
 
 class Features:
@@ -72,8 +74,9 @@ class Features:
             self.vectors = dict(zip(stored["texts"], stored["vectors"], strict=True))
         self.saved = len(self.vectors)
 
-    def encode(self, texts: Iterable[str], *, budget: int = 4096) -> None:
+    def encode(self, texts: Iterable[str], *, budget: int | None = None) -> None:
         """Compute what is missing, in batches of about ``budget`` tokens of like length."""
+        budget = budget or BUDGET[self.device.type]
         missing = list(dict.fromkeys(t for t in texts if t not in self.vectors))
         rows = [encoding.ids for encoding in self.tokenizer.encode_batch(missing)]
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
@@ -124,4 +127,4 @@ class Features:
 
 def byte_rows(texts: Sequence[str]) -> tuple[Tensor, Tensor]:
     """UTF-8 bytes of each text, cut at ``MAX_BYTES``: int64 [n, L] and mask bool [n, L]."""
-    return padded([list(text.encode("utf-8", "surrogatepass")[:MAX_BYTES]) for text in texts])
+    return padded([text.encode("utf-8", "surrogatepass")[:MAX_BYTES] for text in texts])

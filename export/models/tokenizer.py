@@ -39,17 +39,26 @@ class GgufWords:
             raise ValueError(f"{path}: an encoder-decoder model; training wants a causal one")
         bare = self._llm.tokenize("a")
         self.start = self._llm.tokens([Text("a")])[: -len(bare)]
-        with Gguf(path) as gguf:
-            end = gguf.get("tokenizer.ggml.eot_token_id", gguf.get("tokenizer.ggml.eos_token_id"))
-        if end is None:
-            raise ValueError(f"{path} names no end-of-text token (tokenizer.ggml.eos_token_id)")
-        self.end = int(end)
+        self.end = gguf_end(path)
 
     def tokens(self, text: str, special: bool) -> list[int]:
         return self._llm.tokenize(text, special=special)
 
     def ensure_steerable(self, n_control: int) -> None:
         self._llm.ensure_steerable(n_control)
+
+
+def gguf_end(path: Path) -> int:
+    """Id of the token that closes an answer, as a GGUF names it.
+
+    Raises:
+        ValueError: it names none.
+    """
+    with Gguf(path) as gguf:
+        end = gguf.get("tokenizer.ggml.eot_token_id", gguf.get("tokenizer.ggml.eos_token_id"))
+    if end is None:
+        raise ValueError(f"{path} names no end-of-text token (tokenizer.ggml.eos_token_id)")
+    return int(end)
 
 
 def gguf_words(llm: Path | str) -> GgufWords | None:
@@ -69,13 +78,18 @@ class TransformersWords:
     """The tokenizer of a Hugging Face model."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
-        self._tokenizer = tokenizer
-        if tokenizer.eos_token_id is None:
+        self._inner = tokenizer.backend_tokenizer
+        if name.endswith(".gguf"):
+            # transformers 5.17 takes SmolLM2's beginning of a turn for its end.
+            self.end = gguf_end(Path(name))
+        elif tokenizer.eos_token_id is None:
             raise ValueError(f"{name}: its tokenizer names no end-of-text token (eos_token)")
-        self.end = int(tokenizer.eos_token_id)
+        else:
+            self.end = int(tokenizer.eos_token_id)
         first, bos = tokenizer("a")["input_ids"][:1], tokenizer.bos_token_id
         self.start = [bos] if bos is not None and list(first) == [bos] else []
 
     def tokens(self, text: str, special: bool) -> list[int]:
-        encoded = self._tokenizer(text, add_special_tokens=False, split_special_tokens=not special)
-        return list(encoded["input_ids"])
+        # The tokenizer within: what transformers puts around it takes five times as long.
+        self._inner.encode_special_tokens = not special
+        return list(self._inner.encode(text, add_special_tokens=False).ids)

@@ -13,7 +13,8 @@ import numpy as np
 from export.synthetic.personas import WORDS
 from export.tools.json_files import DataError, read
 
-MOST = len(WORDS["forms"]) * len(WORDS["topics"])  # different prompts
+REPEATS = 8  # times that a request is among the prompts: a form comes back with every topic
+MOST = len(WORDS["forms"]) * len(WORDS["topics"]) + REPEATS * len(WORDS["requests"])  # prompts
 LEAST = 200  # texts: an eighth of them, for dev, is to fill a history
 
 
@@ -27,17 +28,20 @@ class CorpusText:
 
 
 def prompts(count: int, seed: int) -> list[tuple[str, str]]:
-    """``count`` different prompts with their topics, at random.
+    """``count`` prompts with their topics, at random.
+
+    A form with a topic comes once; a request of everyday life up to ``REPEATS`` times, to be
+    answered in as many ways. None is among the prompts of ``export.free_prompts``.
 
     Raises:
         ValueError: there are not so many.
     """
     if not 1 <= count <= MOST:
         raise ValueError(f"{count} prompts cannot be made, only 1 to {MOST}")
-    forms, topics = WORDS["forms"], WORDS["topics"]
+    found = [(form.format(topic), topic) for topic in WORDS["topics"] for form in WORDS["forms"]]
+    found += [(prompt, topic) for prompt, topic in WORDS["requests"] for _ in range(REPEATS)]
     chosen = np.random.default_rng([seed, 8]).permutation(MOST)[:count]
-    pairs = [(forms[i % len(forms)], topics[i // len(forms)]) for i in chosen.tolist()]
-    return [(form.format(topic), topic) for form, topic in pairs]
+    return [found[i] for i in chosen.tolist()]
 
 
 def read_corpus(path: Path) -> list[CorpusText]:

@@ -24,7 +24,7 @@ from ppedge.plug.template import Part, list_parts
 # Where things are, how far to go and what is printed on the way; all else changes the result.
 FREE = {"data", "llm", "gguf", "encoder", "out", "features", "template", "steps", "stop_at"}
 FREE |= {"corpus", "start", "eval_every", "eval_limit", "authors", "minutes", "save_every"}
-FREE |= {"device"}
+FREE |= {"device", "workers"}
 
 
 def settings_of(args: Mapping[str, object]) -> dict[str, str]:

@@ -138,6 +138,8 @@ def parser() -> argparse.ArgumentParser:
     add("--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="of the frozen models")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto",
         help="where to compute (default: a GPU, if there is one)")  # fmt: skip
+    add("--workers", type=whole, default=0, metavar="N",
+        help="processes that draw batches ahead; worth it beside a GPU (default: 0)")  # fmt: skip
     add("--eval-every", type=int, default=100)
     add("--eval-limit", type=int, default=48, help="dev questions a task")
     add("--seed", type=int, default=0)

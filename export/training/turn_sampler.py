@@ -61,7 +61,7 @@ class TurnedSampler:
         *,
         shares: Mapping[int, float] = SHARES,
         turns: int,
-        seats: int = 32,
+        seats: int | None = None,
     ) -> None:
         """Gather the people.
 
@@ -70,14 +70,16 @@ class TurnedSampler:
             authors: of free text, besides those that the tasks have; dev's are left out.
             shares: weight of each task among the people who sit.
             turns: before a prompt, at most.
-            seats: people who sit at one time, an even number.
+            seats: people who sit at one time, an even number; None for 32, or for twice as many
+                as a step asks.
 
         Raises:
             ValueError: the batch is not made of as many people of each side.
         """
         if sampler.batch % (2 * EACH):
             raise ValueError(f"--turns wants a --batch of {2 * EACH} times something")
-        self.sampler, self.turns, self.seats = sampler, turns, seats
+        self.sampler, self.turns = sampler, turns
+        self.seats = seats or max(32, 2 * sampler.batch // EACH)
         self.renewed = max(1, sampler.batch // (EACH * SITTINGS))  # seats a step
         self.free_text = free_text(sampler, authors)
         self.tasks = [*sampler.tasks, *([FREE_TEXT] if self.free_text else [])]

@@ -14,13 +14,12 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from export.data.template import CHATML
 from export.models.base_llm import FrozenLLM, Head
 from ppedge.notes.reader import Note
-from ppedge.turns.ask import ask_for
-from ppedge.turns.prefix import ANSWER_TOKENS, ASK_TOKENS
+from ppedge.turns.ask import ANSWER_TOKENS, ASK_TOKENS, ask_for
 
 TURNS = 8  # that the run time puts before a prompt, at most
 OPENING, MIDDLE = str(CHATML[0].text), str(CHATML[2].text)
@@ -46,43 +45,50 @@ class Prefixes:
         self.llm, self.keep = llm, keep
         self._run: OrderedDict[tuple[Note, ...], Head] = OrderedDict()
 
-    def of(self, notes: Sequence[Note]) -> Head:
-        """The prefix of one person, of one row; without notes it is empty."""
-        key = tuple(notes)
-        if key not in self._run:
-            self._run[key] = self.llm.run_prefix(prefix_tokens(self.llm, key))
-        self._run.move_to_end(key)
+    def of(self, people: Sequence[Sequence[Note]]) -> list[Head]:
+        """The prefix of each person, of one row; without notes it is empty."""
+        keys = [tuple(notes) for notes in people]
+        missing = list(dict.fromkeys(key for key in keys if key not in self._run))
+        rows = [prefix_tokens(self.llm, key) for key in missing]
+        self._run.update(zip(missing, self.llm.run_prefixes(rows), strict=True))
+        for key in keys:
+            self._run.move_to_end(key)
+        found = [self._run[key] for key in keys]
         while len(self._run) > self.keep:
             self._run.popitem(last=False)
-        return self._run[key]
+        return found
 
     def run_heads(self, heads: Sequence[Sequence[int]], turns: Sequence[Sequence[Note]]) -> Head:
         """``FrozenLLM.run_heads``, each prompt behind the turns of its own person."""
-        prefixes = [self.of(notes) for notes in turns]
+        people = list(dict.fromkeys(map(tuple, turns)))
+        prefixes = self.of(people)
         if not any(prefix.mask.shape[1] for prefix in prefixes):
             return self.llm.run_heads(heads)
+        rows = [people.index(tuple(notes)) for notes in turns]
         start = self.llm.words.start
         bare = [
-            head[len(start) :] if prefix.mask.shape[1] and start else head
-            for head, prefix in zip(heads, prefixes, strict=True)
+            head[len(start) :] if prefixes[row].mask.shape[1] and start else head
+            for head, row in zip(heads, rows, strict=True)
         ]
-        return self.llm.run_heads(bare, stacked(prefixes))
+        return self.llm.run_heads(bare, stacked(prefixes, rows))
 
 
-def stacked(prefixes: Sequence[Head]) -> Head:
-    """Prefixes of one row each as the rows of one, padded on the left."""
-    width = max(prefix.mask.shape[1] for prefix in prefixes)
+def stacked(prefixes: Sequence[Head], rows: Sequence[int]) -> Head:
+    """Prefixes of one row each as the rows of one, padded on the left.
+
+    Args:
+        prefixes: one of them at least is not empty.
+        rows: which of them each row is.
+    """
     full = next(prefix for prefix in prefixes if prefix.states)
-    states = []
-    for layer, (like, _) in enumerate(full.states):
-        pair = []
-        for part in (0, 1):
-            shape = (len(prefixes), like.shape[1], width, full.states[layer][part].shape[3])
-            whole = like.new_zeros(shape)
-            for row, prefix in enumerate(prefixes):
-                if prefix.states:
-                    whole[row, :, width - prefix.mask.shape[1] :] = prefix.states[layer][part][0]
-            pair.append(whole)
-        states.append((pair[0], pair[1]))
-    masks = [F.pad(prefix.mask, (width - prefix.mask.shape[1], 0)) for prefix in prefixes]
-    return Head(states, torch.cat(masks), full.last[:, :0].expand(len(prefixes), 0))
+    index = torch.tensor(rows, device=full.mask.device)
+
+    def stack(layer: int, part: int) -> torch.Tensor:
+        like = full.states[layer][part]
+        empty = like.new_zeros(0, like.shape[1], like.shape[3])
+        found = [p.states[layer][part][0].transpose(0, 1) if p.states else empty for p in prefixes]
+        return pad_sequence(found, True, padding_side="left").transpose(1, 2)[index]
+
+    states = [(stack(layer, 0), stack(layer, 1)) for layer in range(len(full.states))]
+    mask = pad_sequence([prefix.mask[0] for prefix in prefixes], True, padding_side="left")
+    return Head(states, mask[index], full.last[:, :0].expand(len(rows), 0))

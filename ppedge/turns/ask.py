@@ -14,6 +14,10 @@ from typing import Final
 
 from ppedge.notes.reader import Note
 
+ANSWER_TOKENS: Final = 64
+ASK_TOKENS: Final = 48
+"""Tokens that a turn's two sides are cut at; training cuts at the same."""
+
 _WORD: Final = re.compile(r"[^\W\d_]{4,}")
 _NAMED: Final = 2  # words that a prompt names
 _COMMON_SHARE: Final = 0.2

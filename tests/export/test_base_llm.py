@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from export.data.template import TEMPLATE
-from export.models.base_llm import alike
+from export.models.batching import alike
 from ppedge.defaults import find_model
 from ppedge.llm.llm import LLM
 from ppedge.llm.segments import Soft

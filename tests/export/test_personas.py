@@ -1,18 +1,21 @@
 """Synthetic personas, the plain texts they are made of, and the examples drawn from them."""
 
 import json
+import re
 import subprocess
 import sys
+from collections import Counter
 
 import numpy as np
 import pytest
 
 from export.corpus import clean
 from export.data.lamp import open_questions, swap_histories
+from export.free_prompts import PROMPTS
 from export.synthetic import dataset
-from export.synthetic.corpus import MOST, CorpusText, prompts, read_corpus
+from export.synthetic.corpus import MOST, REPEATS, CorpusText, prompts, read_corpus
 from export.synthetic.dataset import TASK, SyntheticPersonas, dev_questions
-from export.synthetic.personas import SyntheticPersona, draw_persona, sentences
+from export.synthetic.personas import WORDS, SyntheticPersona, draw_persona, sentences
 from export.tools.json_files import DataError
 from export.training.sampler import Sampler
 
@@ -138,11 +141,26 @@ def test_the_sampler_mixes_voices_in_and_keeps_a_note_of_each(texts):
             assert bool(kept) == bool(question.history)
 
 
-def test_prompts_are_all_different_and_name_their_topic():
-    asked = prompts(500, seed=1)
-    assert len(set(asked)) == 500
-    assert all(topic in prompt for prompt, topic in asked)
-    assert asked == prompts(500, seed=1) != prompts(500, seed=2)
+def test_prompts_are_forms_with_a_topic_once_and_requests_several_times():
+    asked = prompts(MOST, seed=1)
+    requests = {prompt for prompt, _ in WORDS["requests"]}
+    assert len(requests) == len(WORDS["requests"]) > 100
+    times = Counter(prompt for prompt, _ in asked)
+    assert all(count == (REPEATS if p in requests else 1) for p, count in times.items())
+    assert all(topic in prompt for prompt, topic in asked if prompt not in requests)
+    assert asked[:500] == prompts(500, seed=1) != prompts(500, seed=2)
+
+
+def test_no_prompt_that_answers_are_measured_on_is_trained_on():
+    """Nor one that says the same in nearly the same words."""
+
+    def content(prompt):
+        return {w for w in re.findall(r"[a-z]+", prompt.lower()) if len(w) > 3}
+
+    for trained, _ in set(prompts(MOST, seed=0)):
+        for measured in PROMPTS:
+            both = content(trained) & content(measured)
+            assert len(both) < 0.75 * max(len(content(measured)), 2), (trained, measured)
     with pytest.raises(ValueError, match=f"{MOST + 1} prompts cannot be made, only 1 to {MOST}"):
         prompts(MOST + 1, seed=0)
 

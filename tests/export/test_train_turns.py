@@ -1,6 +1,8 @@
 """A training with turns, start to end, in a tiny form; on a GPU too, where there is one."""
 
+import copy
 import json
+import subprocess
 import sys
 
 import pytest
@@ -88,13 +90,33 @@ def test_a_gpu_that_is_not_there_is_refused_in_one_line(run):
 
 def test_without_llama_cpp_a_gguf_is_read_by_transformers_alone(tiny_gguf, monkeypatch, capsys):
     monkeypatch.delitem(sys.modules, "llama_cpp", raising=False)
-    monkeypatch.setattr(tokenizer.importlib.util, "find_spec", lambda name: None)
+    find = tokenizer.importlib.util.find_spec
+    monkeypatch.setattr(
+        tokenizer.importlib.util,
+        "find_spec",
+        lambda name, *more: None if name == "llama_cpp" else find(name, *more),
+    )
     llm = FrozenLLM(tiny_gguf, TEMPLATE, torch.float32)
     assert "no llama-cpp-python here" in capsys.readouterr().err
     before, after = llm.around_soft("Hi")
     assert before
     assert after == []
     llm.ensure_steerable(llm.n_layer - 1)
+
+
+def test_what_closes_an_answer_is_said_by_the_gguf_and_not_by_transformers(tiny_gguf, tiny_llm):
+    """transformers 5.17 names SmolLM2's beginning of a turn as its end."""
+    wrong = copy.deepcopy(tiny_llm.tokenizer)
+    wrong.eos_token = wrong.convert_ids_to_tokens(7)
+    words = tokenizer.TransformersWords(wrong, str(tiny_gguf))
+    assert words.end == tiny_llm.end != wrong.eos_token_id == 7
+
+
+def test_the_training_s_code_is_imported_without_llama_cpp():
+    """As on a rented GPU, where it is not there."""
+    code = "import sys; sys.modules['llama_cpp'] = None; import export.train, export.corpus"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @needs_gpu

@@ -69,12 +69,11 @@ def test_nll_behind_a_kept_prefix_is_that_of_the_prefix_written_out(tiny_llm, co
 
 def test_prefixes_that_were_used_last_are_kept(tiny_llm):
     prefixes = Prefixes(tiny_llm, keep=2)
-    first = prefixes.of(ANN)
-    assert prefixes.of(list(ANN)) is first
-    prefixes.of(BOB)
-    assert prefixes.of(ANN) is first
-    prefixes.of(ANN[:1])  # and out goes the one that was not asked for longest
-    assert prefixes.of(ANN) is first
+    (first,) = prefixes.of([ANN])
+    assert prefixes.of([list(ANN)]) == [first]
+    assert prefixes.of([BOB, ANN])[1] is first
+    prefixes.of([ANN[:1]])  # and out goes the one that was not asked for longest
+    assert prefixes.of([ANN])[0] is first
     assert len(prefixes._run) == 2
 
 
