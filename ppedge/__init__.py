@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ppedge.plug.conditioning import Conditioning
     from ppedge.plug.plug import Plug
     from ppedge.store.persona import Persona
+    from ppedge.store.scope import Scope
 
 # Nothing leaves the machine. Official onnxruntime builds report to their maker since 1.29
 # (microsoft/onnxruntime#27379), and only this, set before their import, stops all of it.
@@ -39,6 +40,7 @@ __all__ = [
     "PlugError",
     "PpedgeError",
     "Sampling",
+    "Scope",
     "StoreError",
     "pool",
     "read_notes",
@@ -58,6 +60,7 @@ _MODULES = {
     "plug.conditioning": ("Conditioning",),
     "plug.plug": ("Plug",),
     "store.persona": ("Persona",),
+    "store.scope": ("Scope",),
 }
 _HOME = {name: f"ppedge.{module}" for module, names in _MODULES.items() for name in names}
 

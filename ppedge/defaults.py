@@ -15,6 +15,7 @@ from ppedge.errors import ModelError, PlugError, StoreError
 if TYPE_CHECKING:
     from ppedge.plug.no_plug import NoPlug
     from ppedge.plug.plug import Plug
+    from ppedge.store.profiles import Profiles
 
 DEFAULT_PLUG = Path(__file__).parent / "plugs" / "smollm2-135m"
 # Of this very Python: a bare `pip` may be another environment's.
@@ -106,9 +107,53 @@ def _user_data() -> Path:
     return Path(xdg) if xdg and Path(xdg).is_absolute() else Path.home() / ".local" / "share"
 
 
+def profiles() -> Profiles:
+    """The personas that are kept by name, in `data_home`.
+
+    Raises:
+        StoreError: as `data_home`.
+    """
+    # Late: --help needs no SQLite.
+    from ppedge.store.profiles import Profiles
+
+    return Profiles(data_home() / "personas")
+
+
 def persona_dir(name: str) -> Path:
-    """Return the folder of the persona called ``name``."""
-    return data_home() / "personas" / name
+    """Return the folder of the persona called ``name``, whether it is there or not.
+
+    Raises:
+        StoreError: that cannot be a name, or as `data_home`.
+    """
+    return profiles().folder(name)
+
+
+def find_persona(named: str) -> tuple[Path, str]:
+    """Return the folder that a name or a path stands for, and its name ("" for a path).
+
+    What holds a separator (or is ``.``, ``..``) is a path. Anything else is a kept persona's
+    name, except that a folder here of that name is meant where no such persona is kept, and the
+    folder is a store of notes, or empty.
+
+    Raises:
+        StoreError: it is no path, and cannot be a name either.
+    """
+    separators = {"/", os.sep, os.altsep or os.sep}
+    if named in (".", "..") or not separators.isdisjoint(named):
+        return Path(named), ""
+    kept = profiles()
+    if is_store_or_empty(Path(named)) and not kept.has(named):
+        return Path(named), ""
+    return kept.folder(named), named
+
+
+def is_store_or_empty(folder: Path) -> bool:
+    """Whether a folder is there that is a store of notes, or may become one."""
+    try:
+        entries = {entry.name for entry in folder.iterdir()}
+    except (OSError, ValueError):
+        return False
+    return not entries or "notes.db" in entries
 
 
 def history_dir(history: Path, *, without_plug: bool = False) -> Path:

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from ppedge.cli.naming import kept_option
 from ppedge.cli.terminal import Progress, TextChoice, Words
 from ppedge.defaults import open_plug, persona_dir
 from ppedge.errors import HistoryError
@@ -95,13 +96,7 @@ class Source:
     metavar="ADDRESS",
     help="An address of yours, for mail: only what it sent is read. May be repeated.",
 )
-@click.option(
-    "--persona",
-    "folder",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Folder of the store; by default the one in your data folder.",
-)
+@kept_option
 @click.option("--plug", metavar="PATH", help="Plug, a folder or .zip; or set PPEDGE_PLUG.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--dry-run", is_flag=True, help="Read everything, and store nothing.")
@@ -209,7 +204,7 @@ def _total(sources: list[Source], n_notes: int) -> ChangeReport:
 
 def _content(note: Note) -> int:
     """A number for all of a note that is kept; good within one process only."""
-    return hash((note.digest, note.time))
+    return hash((note.digest, note.time, note.tags, note.source))
 
 
 # --- to say what came of it ---

@@ -16,10 +16,11 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 import click
 
 from ppedge.cli.imports import import_command
-from ppedge.cli.terminal import FloatType, Progress, Words, tell_skipped
+from ppedge.cli.marks import mute, pin, unmute, unpin
+from ppedge.cli.naming import Choice, kept_option, selecting_options
+from ppedge.cli.terminal import Progress, Words, tell_skipped
 from ppedge.defaults import open_plug, persona_dir
-from ppedge.errors import HistoryError
-from ppedge.notes.reader import Note, format_time, parse_time, read_notes
+from ppedge.notes.reader import Note, format_time, read_notes
 from ppedge.store.files import FILE_MODE, disk_errors
 from ppedge.store.persona import MUTE, PIN, ChangeReport, Persona, Problem, handle
 
@@ -33,28 +34,6 @@ _MARKS = {PIN: "pin", MUTE: "mute"}
 _PREVIEW = 5
 
 
-class Moment(FloatType):
-    """A point in time: ISO 8601, or Unix seconds."""
-
-    name = "time"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        """Turn the argument into Unix seconds."""
-        try:
-            return parse_time(_number(value), "time")
-        except HistoryError as error:
-            self.fail(str(error), param, ctx)
-
-
-def _number(value: str) -> float | str:
-    try:
-        return float(value)
-    except ValueError:
-        return value
-
-
 def _options(*options: Callable[[_Command], _Command]) -> Callable[[_Command], _Command]:
     def apply(command: _Command) -> _Command:
         for option in reversed(options):
@@ -64,13 +43,7 @@ def _options(*options: Callable[[_Command], _Command]) -> Callable[[_Command], _
     return apply
 
 
-_persona = click.option(
-    "--persona",
-    "folder",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Folder of the store; by default the one in your data folder.",
-)
+_persona = kept_option
 _plug = click.option("--plug", metavar="PATH", help="Plug, a folder or .zip; or set PPEDGE_PLUG.")
 _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 _reading = _options(
@@ -79,13 +52,6 @@ _reading = _options(
     _plug,
     click.option("--skip-bad", is_flag=True, help="Pass over bad lines."),
     _json,
-)
-_selecting = _options(
-    click.option(
-        "--text", type=Words(), metavar="WORDS", help="Notes that hold these words, in any case."
-    ),
-    click.option("--before", type=Moment(), help="Notes written before this time."),
-    click.option("--after", type=Moment(), help="Notes written at this time or later."),
 )
 
 
@@ -153,7 +119,7 @@ def _change(
 
 @notes.command()
 @click.argument("ids", type=Words(), nargs=-1, metavar="[ID]...")
-@_selecting
+@selecting_options
 @click.option("--all", "everything", is_flag=True, help="Forget all notes.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option(
@@ -163,35 +129,29 @@ def _change(
 @_json
 def forget(
     *,
-    ids: tuple[str, ...],
-    text: str | None,
-    before: float | None,
-    after: float | None,
     everything: bool,
     yes: bool,
     receipt: Path | None,
     folder: Path | None,
     as_json: bool,
+    **chosen: Any,
 ) -> None:
     """Forget the notes that meet every criterion given, and print a receipt.
 
     No byte of them is left in the store. The file that they came from is yours to change.
     """
-    given = any(criterion is not None for criterion in (ids or None, text, before, after))
-    if everything == given:
-        raise click.UsageError("give ids, --text, --before or --after, or else --all")
+    choice = Choice(**chosen)
+    if everything != choice.is_all:
+        raise click.UsageError("give ids, --text, --only or a time, or else --all")
     with _open_store(folder) as persona, ExitStack() as stack:
-        found = list(persona.notes(ids=ids or None, text=text, before=before, after=after))
+        found = choice.of(persona)
         if found and not yes:
             _preview(found)
             click.confirm(f"Forget {len(found)} of {len(persona)} notes?", abort=True, err=True)
         # Opened first, so that a receipt which cannot be written stops the forgetting.
         out = stack.enter_context(_create(receipt)) if receipt else None
-        done = asdict(
-            persona.forget(
-                ids=ids or None, text=text, before=before, after=after, everything=everything
-            )
-        )
+        criteria = choice.criteria if choice.scope.is_all else {"ids": [*map(handle, found)]}
+        done = asdict(persona.forget(**criteria, everything=everything))
         if out:
             out.write(json.dumps(done, ensure_ascii=False) + "\n")
     if as_json:
@@ -206,21 +166,15 @@ def forget(
 
 
 @notes.command("list")
-@_selecting
+@selecting_options
 @_persona
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
-def list_(
-    *,
-    text: str | None,
-    before: float | None,
-    after: float | None,
-    folder: Path | None,
-    as_json: bool,
-) -> None:
-    """List the notes, one a line: id, time, mark, and how the text begins."""
+def list_(*, folder: Path | None, as_json: bool, **chosen: Any) -> None:
+    """List the notes, one a line: id, time, mark (pin or mute), and how the text begins."""
+    choice = Choice(**chosen)
     with _open_store(folder) as persona:
         marks = persona.marks()
-        for note in persona.notes(text=text, before=before, after=after):
+        for note in choice.of(persona):
             mark = _MARKS.get(marks.get(handle(note), 0), "")
             if as_json:
                 _print_json({**asdict(note), "id": handle(note), "mark": mark or None})
@@ -299,6 +253,8 @@ def export(file: str, folder: Path | None, as_json: bool) -> None:
 
 
 notes.add_command(import_command)
+for command in (pin, unpin, mute, unmute):
+    notes.add_command(command)
 
 
 # --- shared ---

@@ -14,8 +14,9 @@ from typing import IO, TYPE_CHECKING
 import click
 
 from ppedge.blend import PARTS
+from ppedge.cli import naming
 from ppedge.cli.terminal import Number, Part, Progress, tell_skipped
-from ppedge.defaults import history_dir, persona_dir
+from ppedge.defaults import history_dir, persona_dir, profiles
 from ppedge.errors import HistoryError, StoreError
 from ppedge.llm.guidance import MAX_STRENGTH
 from ppedge.llm.sampling import DEFAULT_TEMPERATURE, MAX_SEED
@@ -24,7 +25,8 @@ from ppedge.notes.text import is_blank
 from ppedge.plug.no_plug import NONE
 from ppedge.store.history_cache import ensure_keepable, open_history_cache
 from ppedge.store.persona import Persona
-from ppedge.store.temporary import temporary_folder
+from ppedge.store.scope import Scope
+from ppedge.store.temporary import sweep, temporary_folder
 
 if TYPE_CHECKING:
     from ppedge.answer import Answer
@@ -35,12 +37,11 @@ if TYPE_CHECKING:
 history_option = click.option(
     "--history", metavar="FILE", help="Your notes, JSON Lines; - reads them from stdin."
 )
-persona_option = click.option(
-    "--persona",
-    "folder",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Folder of notes kept by `ppedge notes`; without --history, by default the one it keeps.",
+persona_option = naming.persona_option("Without --history, by default the one called default.")
+incognito_option = click.option(
+    "--incognito",
+    is_flag=True,
+    help="Leave nothing on the disk: no vectors of a history, no state of what was read.",
 )
 model_option = click.option("--model", metavar="GGUF", help="Language model; or set PPEDGE_MODEL.")
 plug_option = click.option(
@@ -104,6 +105,12 @@ def kept_notes(folder: Path | None, *, needed: bool = False) -> Path:
         UsageError: none was named, and none are kept.
     """
     kept = folder or persona_dir("default")
+    if folder is not None and not kept.exists() and kept.parent == profiles().root:
+        there = ", ".join(profiles().names()) or "none"
+        raise click.UsageError(
+            f'no persona "{kept.name}" (kept are: {there}); '
+            "`ppedge notes add FILE --persona NAME` makes one"
+        )
     if folder is None and not kept.is_dir():
         ways = ["give --history FILE", "keep some with `ppedge notes add FILE`"]
         if not needed:
@@ -172,6 +179,9 @@ def opened_persona(
     folder: Path | None,
     skip_bad: bool,
     seconds: dict[str, float],
+    *,
+    scope: Scope | None = None,
+    incognito: bool = False,
 ) -> Iterator[Persona | None]:
     """The notes of a history or of a folder as an open store; None where neither is given.
 
@@ -181,28 +191,48 @@ def opened_persona(
         folder: of kept notes, where there is no history.
         skip_bad: pass over bad lines of the history.
         seconds: gains how long a history took, as "history".
+        scope: which of the notes; by default all.
+        incognito: leave nothing on the disk.
 
     Raises:
         HistoryError: the history cannot be read, or a line of it is bad.
-        StoreError, PlugError: as `Personalizer.persona` and `Persona.sync`.
+        StoreError, PlugError: as `Personalizer.persona` and `Persona.sync`; or no note is in the
+            scope.
     """
+    sweep()  # Whoever was killed while incognito left a folder.
     if history is not None:
-        with _opened_history(personalizer, history, skip_bad, seconds) as persona:
-            yield persona
+        with _opened_history(personalizer, history, skip_bad, seconds, incognito) as persona:
+            yield _scoped(persona, scope)
     elif folder is not None:
-        with personalizer.persona(folder, create=False) as persona:
-            yield persona
+        with personalizer.persona(folder, create=False, read_only=incognito) as persona:
+            yield _scoped(persona, scope)
     else:
         yield None
 
 
+def _scoped(persona: Persona, scope: Scope | None) -> Persona:
+    if scope is None or scope.is_all:
+        return persona
+    view = persona.scoped(scope)
+    if not len(view):
+        raise StoreError(
+            f"none of {len(persona)} notes is in that scope; "
+            "`ppedge notes list --json` shows tags, sources and times"
+        )
+    return view
+
+
 @contextmanager
 def _opened_history(
-    personalizer: Personalizer, history: str, skip_bad: bool, seconds: dict[str, float]
+    personalizer: Personalizer,
+    history: str,
+    skip_bad: bool,
+    seconds: dict[str, float],
+    incognito: bool,
 ) -> Iterator[Persona]:
     """The notes of ``history`` as an open store, encoded as far as they are new."""
     began = time.perf_counter()
-    with _store_folder(history, personalizer.plug.name) as (folder, stream):
+    with _store_folder(history, personalizer.plug.name, incognito) as (folder, stream):
         reader = read_notes(stream, skip_bad=skip_bad, name="stdin" if history == "-" else history)
         with open_history_cache(folder, personalizer.plug.space) as persona:
             with Progress() as progress:
@@ -217,11 +247,11 @@ def _opened_history(
 
 
 @contextmanager
-def _store_folder(history: str, plug: str) -> Iterator[tuple[Path, IO[bytes]]]:
+def _store_folder(history: str, plug: str, incognito: bool) -> Iterator[tuple[Path, IO[bytes]]]:
     """Where the vectors of ``history`` are kept: of a stream, as long as the command runs."""
     path = Path(history)
     with stdin() if history == "-" else _opened(path) as stream:
-        if history != "-" and path.is_file():
+        if history != "-" and path.is_file() and not incognito:
             try:
                 folder = history_dir(path, without_plug=plug == NONE)
                 ensure_keepable(folder)

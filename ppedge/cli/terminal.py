@@ -6,20 +6,23 @@ import math
 import os
 import sys
 import time
+from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ppedge.closable import Closable
-from ppedge.notes.reader import NoteReader
+from ppedge.notes.reader import Note, NoteReader
 
 if TYPE_CHECKING:
     FloatType = click.ParamType[float]
+    PathType = click.ParamType[Path]
     TextType = click.ParamType[str]
     TextChoice = click.Choice[str]
 else:
     # They take no type parameters at run time before click 8.4.
-    FloatType = TextType = click.ParamType
+    FloatType = PathType = TextType = click.ParamType
     TextChoice = click.Choice
 
 RENAMED_PARTS = {"literal": "ngrams"}  # since 0.1
@@ -94,6 +97,11 @@ class Progress(Closable):
         """End the line, if one was begun."""
         if self._line:
             click.echo(err=True)
+
+
+def note_fields(note: Note) -> dict[str, Any]:
+    """A note as --json shows it: without what it has not."""
+    return {name: value for name, value in asdict(note).items() if value not in ("", None, ())}
 
 
 def tell_skipped(reader: NoteReader) -> None:

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 
 from ppedge.errors import HistoryError
-from ppedge.notes.text import is_blank, other_encoding
+from ppedge.notes.tags import check_source, check_tags
+from ppedge.notes.text import check_text, is_blank, other_encoding
 
 MAX_LINE_BYTES = 1 << 20
 """Longest accepted line of a history file, in bytes; it bounds the reader's memory."""
@@ -50,12 +51,16 @@ class Note:
         input: what it answered or was written from ("" when there was nothing).
         id: the caller's id; "" means that the note is known by its content hash.
         time: when it was written, Unix seconds (UTC), or None.
+        tags: what it is about; the model never sees them, `ppedge.store.scope.Scope` does.
+        source: where it came from, such as ``vault/Journal/day.md``; "" where that is not known.
     """
 
     output: str
     input: str = ""
     id: str = ""
     time: float | None = None
+    tags: tuple[str, ...] = ()
+    source: str = ""
 
     @property
     def digest(self) -> str:
@@ -68,8 +73,9 @@ def note_from_fields(fields: Mapping[str, object]) -> Note:
     """Make a note of one record's fields.
 
     Accepted are ``text``; ``input`` with ``output``; and the LaMP profile records. ``id`` (text
-    or integer) and ``time`` (ISO 8601, naive meaning UTC, or Unix seconds) are optional. A
-    field that is null counts as absent; other fields are ignored.
+    or integer), ``time`` (ISO 8601, naive meaning UTC, or Unix seconds), ``tags`` (a list of
+    texts) and ``source`` (text) are optional. A field that is null counts as absent; other fields
+    are ignored.
 
     Args:
         fields: one JSON object, decoded.
@@ -97,6 +103,10 @@ def note_from_fields(fields: Mapping[str, object]) -> Note:
         input="" if input_field is None else _text(fields, input_field),
         id=_note_id(fields["id"]) if "id" in present else "",
         time=parse_time(fields["time"]) if "time" in present else None,
+        tags=check_tags(fields["tags"], _refuse("tags")) if "tags" in present else (),
+        source=check_source(_text(fields, "source"), _refuse("source"))
+        if "source" in present
+        else "",
     )
 
 
@@ -147,6 +157,10 @@ def note_line(note: Note) -> str:
         fields["output"] = note.output
     else:
         fields["text"] = note.output
+    if note.tags:
+        fields["tags"] = note.tags
+    if note.source:
+        fields["source"] = note.source
     return json.dumps(fields, ensure_ascii=False)
 
 
@@ -316,34 +330,24 @@ def _text(fields: Mapping[str, object], field: str, *, number: bool = False) -> 
         return str(value)
     if not isinstance(value, str):
         _bad_field(field, f"is {_kind(value)}", "write text in double quotes")
-    check_text(value, lambda what, advice: _bad_field(field, what, advice))
+    check_text(value, _refuse(field))
     return value
-
-
-def check_text(text: str, refuse: Callable[[str, str], NoReturn]) -> None:
-    """Call ``refuse(what is wrong, what to do)`` for text that UTF-8 or C strings cannot hold."""
-    if "\0" in text:
-        refuse(f"holds a NUL at character {text.index(chr(0)) + 1}", "remove it")
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        refuse(
-            f"holds half a surrogate pair (U+{ord(text[error.start]):04X}) "
-            f"at character {error.start + 1}",
-            "remove it, or write the whole character",
-        )
 
 
 def _note_id(value: object) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int):
         _bad_field("id", f"is {_kind(value)}", "write text or an integer")
     note_id = str(value)
-    check_text(note_id, lambda what, advice: _bad_field("id", what, advice))
+    check_text(note_id, _refuse("id"))
     if not note_id.strip():
         _bad_field("id", "is empty", "write an id, or leave the field out")
     if len(note_id) > MAX_ID_CHARACTERS:
         _bad_field("id", f"has {len(note_id)} characters", f"keep it under {MAX_ID_CHARACTERS}")
     return note_id
+
+
+def _refuse(field: str) -> Callable[[str, str], NoReturn]:
+    return lambda what, advice: _bad_field(field, what, advice)
 
 
 def _bad_field(field: str, what: str, advice: str) -> NoReturn:

@@ -1,9 +1,10 @@
-"""What a text is on sight: whether anything of it can be seen, and how a file is encoded."""
+"""What a text is on sight: whether anything of it can be seen or kept, and how it is encoded."""
 
 from __future__ import annotations
 
 import unicodedata
-from typing import Final
+from collections.abc import Callable
+from typing import Final, NoReturn
 
 # Letters and symbols by their category, and blank all the same: fillers of Hangul, an empty
 # Braille cell, a joiner of graphemes.
@@ -47,3 +48,17 @@ def other_encoding(beginning: bytes) -> str | None:
         A name that iconv knows; None for UTF-8 and for what is not known.
     """
     return next((name for start, name in _ENCODINGS if beginning.startswith(start)), None)
+
+
+def check_text(text: str, refuse: Callable[[str, str], NoReturn]) -> None:
+    """Call ``refuse(what is wrong, what to do)`` for text that UTF-8 or C strings cannot hold."""
+    if "\0" in text:
+        refuse(f"holds a NUL at character {text.index(chr(0)) + 1}", "remove it")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        refuse(
+            f"holds half a surrogate pair (U+{ord(text[error.start]):04X}) "
+            f"at character {error.start + 1}",
+            "remove it, or write the whole character",
+        )

@@ -69,9 +69,12 @@ def diff(table: NotesReader, notes: Iterable[Note]) -> SyncDiff:
 
 
 def _check_repeat(earlier: RowUpdate, later: RowUpdate, note: Note) -> None:
-    """Refuse two notes of one id and different content; a plain repeat is one note."""
+    """Refuse two notes of one id and different content; a plain repeat is one note.
+
+    Notes without an id have the same text and time here; of their tags, the first ones count.
+    """
     same = earlier.note == later.note if earlier.note and later.note else earlier == later
-    if not same:
+    if not same and note.id:
         raise StoreError(
             f'two notes have the id "{note.id}" and different content; give each its own id'
         )

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
 from ppedge.errors import StoreError
+from ppedge.notes.tags import is_tagged, is_under
 from ppedge.store.files import FILE_MODE
 
 Access = Literal["read", "read-only", "write"]
@@ -57,7 +59,9 @@ def connect(path: Path, access: Access) -> sqlite3.Connection:
     db = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
     try:
         db.create_function("casefold", 1, str.casefold, deterministic=True)
-        db.create_function("seal", 3, _metadata_checksum, deterministic=True)
+        db.create_function("seal", 3, metadata_checksum, deterministic=True)
+        db.create_function("tagged", 2, _tagged, deterministic=True)
+        db.create_function("under", 3, _under, deterministic=True)
         db.execute(f"PRAGMA busy_timeout = {_BUSY_MILLISECONDS}")
         db.execute("PRAGMA temp_store = MEMORY")  # VACUUM must not spill text elsewhere.
         db.execute("PRAGMA trusted_schema = OFF")
@@ -83,6 +87,34 @@ def _create_private(path: Path) -> None:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, FILE_MODE))
 
 
-def _metadata_checksum(note_id: object, time: object, mark: object) -> int:
+def metadata_checksum(*fields: object) -> int:
     """Checksum of a note's small fields; its text is covered by the digest."""
-    return zlib.crc32(repr((note_id, time, mark)).encode())
+    return zlib.crc32(repr(fields).encode())
+
+
+def pack_about(tags: Sequence[str], source: str) -> str:
+    """A note's tags and source as one column; as short as can be where it has none."""
+    fields = {"tags": list(tags), "source": source}
+    return json.dumps({name: value for name, value in fields.items() if value}, ensure_ascii=False)
+
+
+def unpack_about(about: str) -> tuple[tuple[str, ...], str]:
+    """(tags, source) of what `pack_about` packed; none where it is damaged, as `verify` then says.
+
+    Text must stay within reach whatever became of its tags.
+    """
+    try:
+        fields = json.loads(about)
+        tags, source = fields.get("tags", []), fields.get("source", "")
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return (), ""
+    sound = isinstance(tags, list) and all(isinstance(tag, str) for tag in tags)
+    return tuple(tags) if sound else (), source if isinstance(source, str) else ""
+
+
+def _tagged(about: str, wanted: str) -> bool:
+    return is_tagged(unpack_about(about)[0], wanted)
+
+
+def _under(about: str, note_id: str, folder: str) -> bool:
+    return is_under(unpack_about(about)[1] or note_id, folder)

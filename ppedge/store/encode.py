@@ -13,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppedge.errors import StoreError
-from ppedge.notes.reader import Note, check_text
+from ppedge.notes.reader import Note
+from ppedge.notes.tags import check_source, check_tags
+from ppedge.notes.text import check_text
 from ppedge.store.rows import Layout, RowFiles, pack_row
 from ppedge.store.sql_read import handle
 from ppedge.store.sql_write import NotesTable
@@ -44,8 +46,12 @@ def _checked(note: Note) -> Note:
     def refuse(what: str, advice: str) -> NoReturn:
         raise StoreError(f"note {note.id or note.output[:40]!r} {what}; {advice}")
 
-    for text in (note.id, note.input, note.output):
+    for text in (note.id, note.input, note.output, note.source):
         check_text(text, refuse)
+    check_source(note.source, refuse)
+    if not isinstance(note.tags, tuple):
+        refuse("has tags that are not a tuple", 'give tags as ("one", "two")')
+    check_tags(note.tags, refuse)
     if not note.output.strip():
         refuse("has an empty output", "leave it out")
     if note.time is not None and not math.isfinite(note.time):

@@ -14,7 +14,8 @@ from ppedge.store.sql_read import FILE_NAME, State
 from ppedge.store.sql_write import NotesTable
 from ppedge.store.writer import create_store, file_versions, writing
 
-_OWN_FILES = ("lock", FILE_NAME, FILE_NAME + "-wal", FILE_NAME + "-shm", "keys.0", "values.0")
+_SQLITE_FILES = tuple(FILE_NAME + end for end in ("", "-journal", "-wal", "-shm"))
+_OWN_FILES = ("lock", *_SQLITE_FILES, "keys.0", "values.0")
 
 
 def open_table(folder: Path) -> NotesTable:

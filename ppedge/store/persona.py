@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from weakref import WeakSet
 
 from ppedge.attention.bias import MUTE, PIN, PIN_WEIGHT
 from ppedge.errors import StoreError
@@ -15,11 +16,14 @@ from ppedge.store.check import find_problems
 from ppedge.store.database import sqlite_errors
 from ppedge.store.encode import Encode, Progress
 from ppedge.store.files import disk_errors
+from ppedge.store.following import follow
 from ppedge.store.opening import check_fit, current_rows, is_made, make_store, open_table, tidy
-from ppedge.store.persona_reader import NotesChangedError, PersonaReader
+from ppedge.store.persona_reader import NotesChangedError, PersonaReader, Sample
 from ppedge.store.reports import ChangeReport, Problem, Receipt, Stats
 from ppedge.store.rows import Space
+from ppedge.store.scope import Scope
 from ppedge.store.sql_read import Selection, handle
+from ppedge.store.sql_write import NotesTable
 from ppedge.store.writer import StoreWriter, damaged_rows, writing
 
 __all__ = [
@@ -33,6 +37,8 @@ __all__ = [
     "Problem",
     "Progress",
     "Receipt",
+    "Sample",
+    "Scope",
     "Space",
     "Stats",
     "handle",
@@ -49,6 +55,13 @@ class Persona(PersonaReader):
 
     A `Persona` may be shared between threads. Use it as a context manager, or call `close`.
     """
+
+    def __init__(
+        self, folder: Path, table: NotesTable, space: Space | None, *, writable: bool, wait: float
+    ) -> None:
+        """Use `Persona.open` instead."""
+        super().__init__(folder, table, space, writable=writable, wait=wait)
+        self._views: WeakSet[Persona] = WeakSet()
 
     @classmethod
     def open(
@@ -134,6 +147,36 @@ class Persona(PersonaReader):
         with self._encoding() as writer:
             return writer.sync(notes, encode, progress or _silent)
 
+    def follow(
+        self,
+        origin: str,
+        notes: Iterable[Note],
+        encode: Encode,
+        *,
+        gone: Collection[bytes] = (),
+        progress: Progress | None = None,
+    ) -> tuple[ChangeReport, list[Note]]:
+        """Keep in step with a folder: add and change its notes, and forget those that left it.
+
+        Notes that came from elsewhere are neither changed nor forgotten, except that a note whose
+        id is its source is the file's own, and is the folder's from now on.
+
+        Args:
+            origin: the folder, by its full path.
+            notes: new or changed.
+            encode: encodes notes in the store's space.
+            gone: identities, as of `followed`, of notes that are there no more.
+            progress: called as notes are done.
+
+        Returns:
+            What was done, and which of ``notes`` are the same as others that came from elsewhere.
+
+        Raises:
+            StoreError: as `add`; what was committed stays.
+        """
+        with self._encoding() as writer:
+            return follow(writer, origin, notes, encode, gone, progress or _silent)
+
     def forget(
         self,
         *,
@@ -179,17 +222,41 @@ class Persona(PersonaReader):
                 notes=len(self),
             )
 
-    def pin(self, name: str) -> None:
-        """Let a note weigh as much as `PIN_WEIGHT` notes like it."""
-        self._mark(name, PIN)
+    def pin(self, *names: str) -> None:
+        """Have notes always among the turns, and weigh as much as `PIN_WEIGHT` notes like them.
 
-    def mute(self, name: str) -> None:
-        """Keep a note, but give it no weight."""
-        self._mark(name, MUTE)
+        Args:
+            names: ids or ``sha256:`` handles; all are marked, or none.
 
-    def unmark(self, name: str) -> None:
-        """Undo `pin` or `mute`."""
-        self._mark(name, 0)
+        Raises:
+            StoreError: no note, or more than one, goes by a name; or another writer.
+        """
+        self._mark(names, PIN)
+
+    def mute(self, *names: str) -> None:
+        """Keep notes, but let them bear on nothing; see `pin`."""
+        self._mark(names, MUTE)
+
+    def unmark(self, *names: str) -> None:
+        """Undo `pin` or `mute`; see `pin`."""
+        self._mark(names, 0)
+
+    def scoped(self, scope: Scope) -> Persona:
+        """A view of some of the notes, for answers: as if the others were not there.
+
+        It can be given wherever a persona is answered from. It is for reading only and, like the
+        notes in it, follows every change of the store; what it says of the files (`get`, `stats`,
+        `verify`, `store_hash`) is of the whole store. It ends with this persona, and closing it
+        does nothing. A view of a view holds the notes of both.
+
+        Args:
+            scope: which notes.
+        """
+        view = _View(self.path, self._table, self._space, writable=False, wait=self._wait)
+        view._scopes = (*self._scopes, scope)
+        view._mutex, view._keeps, view._views = self._mutex, self._keeps, self._views
+        self._views.add(view)
+        return view
 
     def keep_prefix(self, key: str, version: int, state: bytes) -> bool:
         """Keep a model's state of this store's notes beside them, to go when any of them goes.
@@ -203,7 +270,7 @@ class Persona(PersonaReader):
             Whether it was kept; not where the store cannot be written, is being changed, or is of
             another version by now.
         """
-        if not self._writable:
+        if not self._keeps:
             return False
         try:
             with writing(self.path, 0.0) as writer:
@@ -232,15 +299,17 @@ class Persona(PersonaReader):
 
     # --- inside ---
 
-    def _mark(self, name: str, mark: int) -> None:
-        with self._changing() as writer:
-            writer.mark(writer.table.resolve(name), mark)
+    def _mark(self, names: Collection[str], mark: int) -> None:
+        if names:
+            with self._changing() as writer:
+                writer.mark([writer.table.resolve(name) for name in names], mark)
 
     @contextmanager
     def _changing(self, *, damaged: bool = False) -> Iterator[StoreWriter]:
         if not self._writable:
             raise StoreError(f"{self.path}: the store is open for reading only")
-        self._snapshot = None  # A mapped file cannot be removed on every system.
+        for reader in (self, *self._views):
+            reader._snapshot = None  # A mapped file cannot be removed on every system.
         with writing(self.path, self._wait, damaged=damaged) as writer:
             yield writer
 
@@ -251,6 +320,14 @@ class Persona(PersonaReader):
         with self._changing() as writer:
             check_fit(self.path, writer.state, self._space)
             yield writer
+
+
+class _View(Persona):
+    """Some notes of a `Persona`, which holds what must be closed."""
+
+    def close(self) -> None:
+        """Let go of what was mapped; it comes back when it is needed."""
+        self._snapshot = None
 
 
 def _silent(done: int, total: int | None) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ from ppedge.store.opening import check_fit, current_rows
 from ppedge.store.prefix_files import PrefixFiles
 from ppedge.store.reports import Problem, Stats
 from ppedge.store.rows import Layout, Space
+from ppedge.store.scope import Scope
 from ppedge.store.sql_read import Selection, handle
 from ppedge.store.sql_write import NotesTable
 from ppedge.store.writer import damaged_rows
@@ -32,6 +33,20 @@ from ppedge.store.writer import damaged_rows
 
 class NotesChangedError(StoreError):
     """The notes are no longer those that were pooled; pool again."""
+
+
+class Sample(NamedTuple):
+    """Some of a person's notes.
+
+    Attributes:
+        version: of the store that they are of.
+        notes: in the store's order.
+        pinned: indices of those among them that are pinned.
+    """
+
+    version: int
+    notes: list[Note]
+    pinned: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -56,8 +71,11 @@ class PersonaReader(Closable):
         self._space = space
         self._writable = writable
         self._wait = wait
+        self._keeps = writable
         self._mutex = threading.Lock()
         self._snapshot: _Snapshot | None = None
+        self._scopes: tuple[Scope, ...] = ()
+        self._scoped: tuple[int, Sequence[int]] | None = None
 
     def close(self) -> None:
         """Let go of the files; the store cannot be used afterwards."""
@@ -67,8 +85,13 @@ class PersonaReader(Closable):
 
     def __len__(self) -> int:
         """Number of notes."""
-        with self._reading():
-            return self._table.state().n_notes
+        with self._reading(), self._table.snapshot():
+            return len(self._rows())
+
+    @property
+    def scope_key(self) -> str:
+        """What tells a view of some notes from one of others; "" of all notes."""
+        return "+".join(sorted({scope.key for scope in self._scopes} - {""}))
 
     @property
     def layout(self) -> Layout:
@@ -93,7 +116,8 @@ class PersonaReader(Closable):
             after: written at or after this moment (Unix seconds).
         """
         with sqlite_errors(self._table.path):
-            for _, note in self._table.select(Selection(ids, text, before, after)):
+            chosen = Selection(ids, text, before, after, self._scopes)
+            for _, note in self._table.select(chosen):
                 yield note
 
     def get(self, name: str) -> Note:
@@ -151,7 +175,7 @@ class PersonaReader(Closable):
         )
 
     def heaviest(self, weights: NDArray[np.float32], k: int) -> list[tuple[Note, float]]:
-        """The ``k`` notes that weigh most, heaviest first; the null note is not among them.
+        """The ``k`` notes that weigh most, heaviest first; no muted one, and not the null note.
 
         Args:
             weights: float32 [n+1] of the last `pool`.
@@ -165,32 +189,41 @@ class PersonaReader(Closable):
             pooled = self._snapshot
             if not pooled or state.version != pooled.version or len(weights) != state.n_notes + 1:
                 raise NotesChangedError(f"{self.path}: the notes changed after pooling; pool again")
-            rows = 1 + np.argsort(-weights[1:], kind="stable")[:k]
-            return [(self._table.note_at(int(row)), float(weights[row])) for row in rows]
+            rows = 1 + np.argsort(-weights[1:], kind="stable")
+            if pooled.bias is not None:
+                rows = rows[pooled.bias[rows] > -np.inf]
+            return [(self._table.note_at(int(row)), float(weights[row])) for row in rows[:k]]
 
     def version(self) -> int:
         """A number that grows with every change of what the store answers."""
         with self._reading():
             return self._table.state().version
 
-    def sample(self, count: int) -> tuple[int, list[Note]]:
-        """Up to ``count`` notes, spread evenly over the store's order; muted ones are left out.
+    def sample(self, count: int) -> Sample:
+        """Up to ``count`` notes: the pinned ones, and others spread evenly over the store's order.
 
-        Returns:
-            The version that they are of, and the notes in order.
+        Muted notes are left out. Of more pinned notes than ``count``, the last ones count.
         """
         with self._reading(), self._table.snapshot():
-            state = self._table.state()
-            muted = {row for row, mark in self._table.marks() if mark == MUTE}
-            rows = [row for row in range(1, state.n_notes + 1) if row not in muted]
+            marks = dict(self._table.marks())
+            rows = [row for row in self._rows() if marks.get(row) != MUTE]
+            pinned = [row for row in rows if marks.get(row) == PIN][-count:] if count else []
+            others = [row for row in rows if marks.get(row) != PIN]
+            n_others = min(count - len(pinned), len(others))
             # The last note is always among them.
-            picks = np.linspace(len(rows) - 1, 0, min(count, len(rows))).round().astype(int)
-            return state.version, [self._table.note_at(rows[i]) for i in reversed(picks.tolist())]
+            picks = np.linspace(len(others) - 1, 0, n_others).round().astype(int)
+            chosen = sorted([*pinned, *(others[i] for i in picks.tolist())])
+            return Sample(
+                self._table.state().version,
+                [self._table.note_at(row) for row in chosen],
+                frozenset(i for i, row in enumerate(chosen) if marks.get(row) == PIN),
+            )
 
     def kept_prefix(self, key: str) -> bytes | None:
         """A model's state that `keep_prefix` kept under this key; None where there is none."""
         with self._reading():
-            return PrefixFiles(self.path, self._table.state().file_version).read(key)
+            files = PrefixFiles(self.path, self._table.state().file_version)
+            return files.read(key, used=self._keeps)
 
     def bias(self) -> NDArray[np.float32] | None:
         """Additive score bias float32 [n+1] of pinned and muted notes; None if there are none."""
@@ -199,7 +232,13 @@ class PersonaReader(Closable):
     def marks(self) -> dict[str, int]:
         """`PIN` or `MUTE` by id or handle, of the notes that have one."""
         with self._reading():
-            return {handle(self._table.note_at(row)): mark for row, mark in self._table.marks()}
+            marks = self._marks()
+            return {handle(self._table.note_at(row)): mark for row, mark in marks.items()}
+
+    def followed(self, origin: str) -> dict[bytes, str]:
+        """Sources of the notes that `Persona.follow` keeps in step with a folder, by identity."""
+        with self._reading():
+            return {key: source for _, key, source in self._table.followed(origin)}
 
     def stats(self) -> Stats:
         """The store in figures."""
@@ -236,6 +275,8 @@ class PersonaReader(Closable):
             total = hashlib.sha256(repr(layout).encode())
             for page in self._table.checksums():
                 total.update(repr(page).encode())
+            if abouts := self._table.abouts():
+                total.update(repr(abouts).encode())
         return total.hexdigest()
 
     def export(self, out: IO[str]) -> int:
@@ -267,6 +308,29 @@ class PersonaReader(Closable):
         with self._mutex, sqlite_errors(self._table.path), disk_errors(self.path):
             yield
 
+    def _rows(self) -> Sequence[int]:
+        """Rows of the notes that there are for this view, ascending."""
+        state = self._table.state()
+        if not self._scopes:
+            return range(1, state.n_notes + 1)
+        if self._scoped is None or self._scoped[0] != state.version:
+            self._scoped = state.version, self._table.scoped_rows(self._scopes)
+        return self._scoped[1]
+
+    def _marks(self) -> dict[int, int]:
+        """Marks by row, of the notes that there are for this view."""
+        marks = self._table.marks()
+        held = set(self._rows()) if self._scopes else None
+        return {row: mark for row, mark in marks if held is None or row in held}
+
+    def _bias(self, n_notes: int) -> NDArray[np.float32] | None:
+        """The bias of marks; what lies outside of this view is as good as muted."""
+        marks = self._marks()
+        if self._scopes:
+            held = set(self._rows())
+            marks |= {row: MUTE for row in range(1, n_notes + 1) if row not in held}
+        return of_marks(sorted(marks.items()), n_notes)
+
     def _current(self) -> _Snapshot:
         """The rows as last committed, mapped; kept until the next commit."""
         with self._reading():
@@ -289,8 +353,8 @@ class PersonaReader(Closable):
             if self._table.state().version == state.version:
                 raise
             return None
-        marks = self._table.marks()
+        bias = self._bias(state.n_notes)
         # Marks of a later version would name other rows.
         if self._table.state().version != state.version:
             return None
-        return _Snapshot(state.version, keys, values, of_marks(marks, state.n_notes))
+        return _Snapshot(state.version, keys, values, bias)

@@ -20,7 +20,7 @@ from typing import Final
 from ppedge.store.files import disk_errors, open_private, write_all
 
 KEPT: Final = 3
-"""Files of one store, the newest; each model and each form of turns has its own."""
+"""Files of one store, those used last; each model, form of turns, and scope has its own."""
 
 _MAGIC: Final = b"ppedge prefix 1 "
 _NAME: Final = re.compile(r"prefix\.(\d+)\.[0-9a-f]{16}(?:\.part)?")
@@ -40,14 +40,23 @@ class PrefixFiles:
         found = (_NAME.fullmatch(entry.name) for entry in folder.iterdir())
         return {int(match[1]) for match in found if match}
 
-    def read(self, key: str) -> bytes | None:
-        """The state kept under a key (64 hex digits); None where there is none that is whole."""
+    def read(self, key: str, *, used: bool = False) -> bytes | None:
+        """The state kept under a key; None where there is none that is whole.
+
+        Args:
+            key: 64 hex digits.
+            used: count it as the newest from now on, so that others make way before it.
+        """
+        path = self._path(key)
         try:
-            data = self._path(key).read_bytes()
+            data = path.read_bytes()
         except OSError:
             return None
         head, _, state = data.partition(b"\n")
         whole = head == _head(key, state)
+        if whole and used:
+            with suppress(OSError):
+                os.utime(path)
         return state if whole else None
 
     def write(self, key: str, state: bytes) -> None:

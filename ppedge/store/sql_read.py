@@ -11,15 +11,30 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ppedge.errors import StoreError
 from ppedge.notes.reader import Note
-from ppedge.store.database import Access, connect, sqlite_errors
+from ppedge.store.database import (
+    Access,
+    connect,
+    metadata_checksum,
+    pack_about,
+    sqlite_errors,
+    unpack_about,
+)
 from ppedge.store.rows import Layout
+from ppedge.store.scope import Scope
 
 FILE_NAME = "notes.db"
 _HANDLE = re.compile(r"sha256:([0-9a-fA-F]{8,64})")
 SCHEMA_VERSION = 1
+# Columns of notes that version 0.1 had not, with what they hold where nothing was said, as SQL.
+LATER_COLUMNS = {
+    "about": "'{}'",
+    "origin": "''",
+    "about_seal": str(metadata_checksum("{}", "", "")),
+}
 _PAGE = 500
 
 
@@ -59,15 +74,29 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A stored note without its text: its number in the table, and what its vectors hang on."""
+    """A stored note without its text.
+
+    Attributes:
+        num: its number in the table.
+        digest: what its vectors hang on.
+        time: as of the note.
+        about: its tags and source, packed.
+        origin: of which followed folder it is; "" of none.
+    """
 
     num: int
     digest: bytes
     time: float | None
+    about: str
+    origin: str
 
     def equals(self, note: Note) -> bool:
         """Whether ``note``, of the same identity, also has the same content."""
-        return self.digest == bytes.fromhex(note.digest) and self.time == note.time
+        return (self.digest, self.time, self.about) == (
+            bytes.fromhex(note.digest),
+            note.time,
+            pack_about(note.tags, note.source),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +108,14 @@ class Selection:
         text: appears in input or output, upper and lower case alike.
         before: written before this moment (Unix seconds).
         after: written at or after this moment (Unix seconds).
+        scopes: in each of these.
     """
 
     ids: Collection[str] | None = None
     text: str | None = None
     before: float | None = None
     after: float | None = None
+    scopes: Sequence[Scope] = ()
 
 
 class NotesReader:
@@ -99,6 +130,7 @@ class NotesReader:
         self.path = folder / FILE_NAME
         with sqlite_errors(self.path):
             self.db = connect(self.path, access)
+        self._extended = False
 
     def close(self) -> None:
         """Disconnect; SQLite folds the write-ahead log into the database if it is the last."""
@@ -108,6 +140,18 @@ class NotesReader:
     def is_made(self) -> bool:
         """Whether the database has tables, be they a store's or something else's."""
         return self.db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is not None
+
+    @property
+    def is_extended(self) -> bool:
+        """Whether the notes have the columns that came after version 0.1; a writer adds them."""
+        if not self._extended:
+            columns = self.db.execute("SELECT name FROM pragma_table_info('notes')")
+            self._extended = ("origin",) in columns.fetchall()
+        return self._extended
+
+    def _column(self, name: str) -> str:
+        """SQL for a column that may not be there yet."""
+        return name if self.is_extended else LATER_COLUMNS[name]
 
     def rollback(self) -> None:
         """Undo the transaction, if one is open."""
@@ -146,11 +190,11 @@ class NotesReader:
     def find(self, identities: Collection[bytes]) -> dict[bytes, Stored]:
         """Look notes up by identity (at most a few hundred)."""
         found = self.db.execute(
-            "SELECT identity, num, digest, time FROM notes "
-            f"WHERE identity IN {placeholders(identities)}",
+            f"SELECT identity, num, digest, time, {self._column('about')}, "
+            f"{self._column('origin')} FROM notes WHERE identity IN {placeholders(identities)}",
             tuple(identities),
         )
-        return {key: Stored(num, digest, time) for key, num, digest, time in found}
+        return {key: Stored(*fields) for key, *fields in found}
 
     def rows_of_digests(self, digests: Collection[bytes]) -> dict[bytes, tuple[int, int]]:
         """(row, CRC-32) where these digests' vectors already are (at most a few hundred)."""
@@ -170,19 +214,22 @@ class NotesReader:
 
     def note(self, num: int) -> Note:
         """Read one note."""
-        return self._one_note("SELECT output, input, id, time FROM notes WHERE num = ?", num)
+        return self._one_note(f"SELECT {self._fields()} FROM notes WHERE num = ?", num)
 
     def note_at(self, row: int) -> Note:
         """Read the note of a row."""
         return self._one_note(
-            "SELECT output, input, id, time FROM rows JOIN notes ON num = note WHERE row = ?", row
+            f"SELECT {self._fields()} FROM rows JOIN notes ON num = note WHERE row = ?", row
         )
+
+    def _fields(self) -> str:
+        return f"output, input, id, time, {self._column('about')}"
 
     def _one_note(self, query: str, key: int) -> Note:
         found = self.db.execute(query, (key,)).fetchone()
         if found is None:
             raise sqlite3.DatabaseError(f"a note is missing ({key})")
-        return Note(*found)
+        return _note(found)
 
     def walk(self, where: str = "1", values: Sequence[object] = ()) -> Iterator[tuple[int, Note]]:
         """Yield (note number, note) in row order.
@@ -191,12 +238,12 @@ class NotesReader:
         """
         row = 0
         while page := self.db.execute(
-            "SELECT row, num, output, input, id, time FROM rows JOIN notes ON num = note "
+            f"SELECT row, num, {self._fields()} FROM rows JOIN notes ON num = note "
             f"WHERE row > ? AND {where} ORDER BY row LIMIT {_PAGE}",
             (row, *values),
         ).fetchall():
             row = page[-1][0]
-            yield from ((num, Note(*fields)) for _, num, *fields in page)
+            yield from ((num, _note(fields)) for _, num, *fields in page)
 
     def select(self, selection: Selection) -> Iterator[tuple[int, Note]]:
         """Yield (note number, note) of the selected notes in row order.
@@ -204,21 +251,36 @@ class NotesReader:
         Raises:
             StoreError: an id names no note, or more than one.
         """
-        terms, values = ["1"], list[object]()
+        return self.walk(*self._terms(selection))
+
+    def scoped_rows(self, scopes: Sequence[Scope]) -> list[int]:
+        """Rows of the notes in each of these scopes, ascending."""
+        where, values = self._terms(Selection(scopes=scopes))
+        found = self.db.execute(
+            f"SELECT row FROM rows JOIN notes ON num = note WHERE {where} ORDER BY row", values
+        )
+        return [row for (row,) in found]
+
+    def _terms(self, selection: Selection) -> tuple[str, list[object]]:
+        """A selection as SQL, and its values."""
+        terms: list[tuple[str, list[object]]] = [("1", [])]
         if selection.ids is not None:
-            nums = {self.resolve(name) for name in selection.ids}
-            terms.append("num IN (SELECT value FROM json_each(?))")
-            values.append(json.dumps(sorted(nums)))
+            nums = sorted({self.resolve(name) for name in selection.ids})
+            terms.append(("num IN (SELECT value FROM json_each(?))", [json.dumps(nums)]))
         if selection.text is not None:
-            terms.append("(instr(casefold(output), ?) OR instr(casefold(input), ?))")
-            values += [selection.text.casefold()] * 2
-        if selection.before is not None:
-            terms.append("time < ?")
-            values.append(selection.before)
-        if selection.after is not None:
-            terms.append("time >= ?")
-            values.append(selection.after)
-        return self.walk(" AND ".join(terms), values)
+            text = selection.text.casefold()
+            term = "(instr(casefold(output), ?) OR instr(casefold(input), ?))"
+            terms.append((term, [text, text]))
+        times = [(selection.after, selection.before)]
+        times += [(scope.since, scope.until) for scope in selection.scopes]
+        for since, until in times:
+            terms += [("time >= ?", [since])] * (since is not None)
+            terms += [("time < ?", [until])] * (until is not None)
+        about = self._column("about")
+        for scope in selection.scopes:
+            terms.append(_any_of(f"tagged({about}, ?)", scope.tags))
+            terms.append(_any_of(f"under({about}, id, ?)", scope.folders))
+        return " AND ".join(term for term, _ in terms), [each for _, v in terms for each in v]
 
     def resolve(self, name: str) -> int:
         """Note number of an id or a ``sha256:`` handle.
@@ -255,11 +317,29 @@ class NotesReader:
         while page := cursor.fetchmany(_PAGE):
             yield page
 
-    def wrong_metadata(self) -> list[int]:
-        """Rows of the notes whose id, time or mark is not as it was written."""
+    def followed(self, origin: str) -> list[tuple[int, bytes, str]]:
+        """(number, identity, source) of the notes that are of a followed folder."""
+        if not self.is_extended:
+            return []
         found = self.db.execute(
-            "SELECT row FROM rows JOIN notes ON num = note WHERE seal <> seal(id, time, mark)"
+            "SELECT num, identity, about FROM notes WHERE origin = ?", (origin,)
         )
+        return [(num, key, unpack_about(about)[1]) for num, key, about in found]
+
+    def abouts(self) -> list[tuple[int, str]]:
+        """(row, packed tags and source) of the notes that have some, in row order."""
+        if not self.is_extended:
+            return []
+        return self.db.execute(
+            "SELECT row, about FROM rows JOIN notes ON num = note WHERE about <> '{}' ORDER BY row"
+        ).fetchall()
+
+    def wrong_metadata(self) -> list[int]:
+        """Rows of the notes whose small fields are not as they were written."""
+        wrong = "seal <> seal(id, time, mark)"
+        if self.is_extended:
+            wrong += " OR about_seal <> seal(about, origin, '')"
+        found = self.db.execute(f"SELECT row FROM rows JOIN notes ON num = note WHERE {wrong}")
         return [row for (row,) in found]
 
     def totals(self) -> tuple[int, int, float | None, float | None]:
@@ -285,3 +365,14 @@ class NotesReader:
 def placeholders(values: Collection[object]) -> str:
     """As many question marks as there are values, in brackets."""
     return f"({','.join('?' * len(values))})"
+
+
+def _any_of(term: str, values: Sequence[str]) -> tuple[str, list[object]]:
+    """A term of SQL that one of the values is enough for; all, if there are none."""
+    return (f"({' OR '.join([term] * len(values))})" if values else "1"), list(values)
+
+
+def _note(fields: Sequence[Any]) -> Note:
+    """A note of the columns output, input, id, time and about."""
+    output, given, note_id, time, about = fields
+    return Note(output, given, note_id, time, *unpack_about(about))

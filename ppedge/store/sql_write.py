@@ -7,12 +7,23 @@ from contextlib import contextmanager
 from dataclasses import astuple
 
 from ppedge.notes.reader import Note
+from ppedge.store.database import pack_about
 from ppedge.store.rows import Layout
-from ppedge.store.sql_read import SCHEMA_VERSION, NotesReader, identity, placeholders
+from ppedge.store.sql_read import (
+    LATER_COLUMNS,
+    SCHEMA_VERSION,
+    NotesReader,
+    identity,
+    placeholders,
+)
 
 # The column "seal" is a checksum of id, time and mark; "generation" is the version of the row
 # files. rows maps the dense row numbers 1..n to notes; it is apart from the text so that closing
 # the gap a forgotten note leaves rewrites a few bytes per note and not its text.
+#
+# LATER_COLUMNS come after these: "about" is tags and source, packed; "origin" is the followed
+# folder that a note is of; "about_seal" is their checksum. They have defaults, and the schema's
+# number stays: version 0.1, which does not know them, still writes rows that are whole.
 _SCHEMA = """
 CREATE TABLE store (
     d_key INTEGER NOT NULL, d_value INTEGER NOT NULL,
@@ -40,10 +51,24 @@ class NotesTable(NotesReader):
         """Create the tables of an empty store at file version 0."""
         for statement in _SCHEMA.split(";"):
             self.db.execute(statement)
+        self._extend()
         self.db.execute(
             "INSERT INTO store VALUES (?, ?, ?, ?, 0, 0, 0, ?)", (*astuple(layout), null_crc)
         )
         self.db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    def extend(self) -> None:
+        """Give a store of version 0.1 the columns that came later, in one transaction."""
+        if not self.is_extended:
+            with self.transaction():
+                self._extend()
+
+    def _extend(self) -> None:
+        for name, default in LATER_COLUMNS.items():
+            kind = "INTEGER" if name == "about_seal" else "TEXT"
+            self.db.execute(
+                f"ALTER TABLE notes ADD COLUMN {name} {kind} NOT NULL DEFAULT {default}"
+            )
 
     def begin(self) -> None:
         """Begin a transaction; readers see nothing of it before `commit`."""
@@ -65,21 +90,30 @@ class NotesTable(NotesReader):
 
     # --- changing ---
 
-    def insert(self, note: Note, crc: int) -> int:
+    def insert(self, note: Note, crc: int, origin: str = "") -> int:
         """Add a note without a row; returns its number."""
         cursor = self.db.execute(
-            "INSERT INTO notes (identity, digest, crc, input, output, id, time, seal) "
-            "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, seal(?6, ?7, 0))",
-            (identity(note), *_columns(note, crc)),
+            "INSERT INTO notes (digest, crc, input, output, id, time, about, identity, origin, "
+            "seal, about_seal) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, "
+            "seal(?5, ?6, 0), seal(?7, ?9, ''))",
+            (*_columns(note, crc), identity(note), origin),
         )
         return int(cursor.lastrowid or 0)
 
     def update(self, num: int, note: Note, crc: int) -> None:
         """Replace the content of a note."""
         self.db.execute(
-            "UPDATE notes SET digest = ?2, crc = ?3, input = ?4, output = ?5, id = ?6, time = ?7, "
-            "seal = seal(?6, ?7, mark) WHERE num = ?1",
-            (num, *_columns(note, crc)),
+            "UPDATE notes SET digest = ?1, crc = ?2, input = ?3, output = ?4, id = ?5, time = ?6, "
+            "about = ?7, seal = seal(?5, ?6, mark), about_seal = seal(?7, origin, '') "
+            "WHERE num = ?8",
+            (*_columns(note, crc), num),
+        )
+
+    def set_origin(self, num: int, origin: str) -> None:
+        """Say of which followed folder a note is."""
+        self.db.execute(
+            "UPDATE notes SET origin = ?1, about_seal = seal(about, ?1, '') WHERE num = ?2",
+            (origin, num),
         )
 
     def set_crc(self, num: int, crc: int) -> None:
@@ -154,4 +188,5 @@ class NotesTable(NotesReader):
 
 
 def _columns(note: Note, crc: int) -> tuple[object, ...]:
-    return bytes.fromhex(note.digest), crc, note.input, note.output, note.id, note.time
+    about = pack_about(note.tags, note.source)
+    return bytes.fromhex(note.digest), crc, note.input, note.output, note.id, note.time, about

@@ -49,6 +49,8 @@ def writing(folder: Path, timeout: float, *, damaged: bool = False) -> Iterator[
     with writer_lock(folder / "lock", timeout), sqlite_errors(folder / FILE_NAME):
         table = NotesTable(folder, "write")
         try:
+            table.state()  # Refuses what is no store, before anything is added to it.
+            table.extend()
             writer = StoreWriter(folder, table)
             writer.recover(damaged=damaged)
             yield writer
@@ -97,8 +99,10 @@ class StoreWriter:
 
     # --- changes ---
 
-    def add(self, notes: Iterable[Note], encode: Encode, progress: Progress) -> ChangeReport:
-        """See `Persona.add`."""
+    def add(
+        self, notes: Iterable[Note], encode: Encode, progress: Progress, origin: str = ""
+    ) -> ChangeReport:
+        """See `Persona.add`; new notes are of the followed folder ``origin``."""
         report = ChangeReport()
         changed: dict[bytes, RowUpdate] = {}
         total, done = len(notes) if isinstance(notes, Sized) else None, 0
@@ -115,7 +119,7 @@ class StoreWriter:
                         changed.pop(key, None)
                     else:
                         changed[key] = RowUpdate(stored.num, note, note.digest)
-                report.encoded += self._append(list(new.values()), encode)
+                report.encoded += self._append(list(new.values()), encode, origin)
                 report.added += len(new)
                 commit_when_due(len(new))
                 done += len(chunk)
@@ -154,10 +158,17 @@ class StoreWriter:
         doomed = set(nums)
         self._rewrite([RowUpdate(num) for num in self.table.order() if num not in doomed])
 
-    def mark(self, num: int, mark: int) -> None:
-        """Set a note's mark."""
+    def adopt(self, nums: Iterable[int], origin: str) -> None:
+        """Say that notes are of a followed folder from now on."""
         with self.table.transaction():
-            self.table.set_mark(num, mark)
+            for num in nums:
+                self.table.set_origin(num, origin)
+
+    def mark(self, nums: Iterable[int], mark: int) -> None:
+        """Set the mark of some notes."""
+        with self.table.transaction():
+            for num in nums:
+                self.table.set_mark(num, mark)
             self.table.next_version()
 
     def repair(self, bad_rows: set[int], encode: Encode, space: Space, progress: Progress) -> int:
@@ -212,7 +223,7 @@ class StoreWriter:
         self.rows.sync()
         self.table.next_version()
 
-    def _append(self, notes: Sequence[Note], encode: Encode) -> int:
+    def _append(self, notes: Sequence[Note], encode: Encode, origin: str = "") -> int:
         """Append new notes within a batch; returns how many were encoded."""
         if not notes:
             return 0
@@ -223,7 +234,8 @@ class StoreWriter:
         self.rows.append(self.n_notes + 1, packed)
         for note, row in zip(notes, packed, strict=True):
             self.n_notes += 1
-            self.table.append_row(self.n_notes, self.table.insert(note, zlib.crc32(row)))
+            num = self.table.insert(note, zlib.crc32(row), origin)
+            self.table.append_row(self.n_notes, num)
         return encoded
 
     # --- rewriting ---

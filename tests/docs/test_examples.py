@@ -16,12 +16,16 @@ APPS = ROOT / "examples" / "apps"
 BLOCK = re.compile(r"^```python\n((?:import|from) .*?)^```$", re.M | re.S)
 # What the blocks keep their notes in: a program that reads it again has nothing to encode.
 STORE = ["--store", "my-persona"]
-ARGUMENTS = {"stream_to_terminal.py": STORE, "background_thread.py": STORE}
+ARGUMENTS = dict.fromkeys(
+    ("stream_to_terminal.py", "background_thread.py", "async_answers.py"), STORE
+)
 
 
 def blocks() -> list[tuple[str, str]]:
     """Those that begin with an import; the cheap one first, as the others go on from its store."""
-    pages = [ROOT / name for name in ("docs/api.md", "README.md", "docs/architecture.md")]
+    pages = [
+        ROOT / name for name in ("docs/api.md", "README.md", "docs/architecture.md", "docs/apps.md")
+    ]
     return [
         (f"{page.name}-{number}", code)
         for page in pages
@@ -57,7 +61,8 @@ def run(folder: Path, *arguments: str) -> str:
 
 
 def test_there_are_blocks_to_run() -> None:
-    assert {"api.md-1", "README.md-1"} <= {name for name, _ in blocks()}
+    names = {name for name, _ in blocks()}
+    assert {"api.md-1", "README.md-1", *(f"apps.md-{number}" for number in range(1, 6))} <= names
 
 
 @pytest.mark.parametrize("code", [pytest.param(code, id=name) for name, code in blocks()])

@@ -306,9 +306,30 @@ def test_markdown_has_its_date_and_title_in_front(tmp_path: Path) -> None:
     front = "---\r\ntitle: 'Rain'\r\ntags:\r\n  - a\r\ndate: 2024-05-01 09:30\r\n# x\r\n---\r\n"
     path = write(tmp_path / "a.md", front + "# Wet\r\n\r\ntext: yes\r\n")
     [note] = load("markdown", path)
-    assert note == Note("# Wet\n\ntext: yes", "Rain", "a.md", parse_time("2024-05-01T09:30"))
+    time = parse_time("2024-05-01T09:30")
+    assert note == Note("# Wet\n\ntext: yes", "Rain", "a.md", time, ("a",), "a.md")
     path = write(tmp_path / "b.md", "---\ncreated: 2024-05-01\ndate:\n...\nbody")
     assert load("markdown", path)[0].time == parse_time("2024-05-01")
+
+
+@pytest.mark.parametrize(
+    ("front", "tags"),
+    [
+        ("tags: [work, 'two words', a/b]", ("work", "two words", "a/b")),
+        ("tags: a, b", ("a", "b")),
+        ("Tags: a b #c", ("a", "b", "c")),
+        ("tag: solo\ntags:\n- x\n  - '#y'\n# z\nother:\n- no", ("solo", "x", "y")),
+        ("tags:\nkeywords: no", ()),
+        ("tags: [a, A, '', ' ']", ("a",)),
+    ],
+)
+def test_markdown_has_its_tags_in_front_and_in_its_text(
+    tmp_path: Path, front: str, tags: tuple[str, ...]
+) -> None:
+    path = write(tmp_path / "v/a.md", f"---\n{front}\n---\nof #rain, not `#code`\n")
+    [note] = load("markdown", tmp_path / "v")
+    assert note == Note("of #rain, not `#code`", id="v/a.md", tags=(*tags, "rain"), source="v/a.md")
+    assert path.exists()
 
 
 @pytest.mark.parametrize(
@@ -378,11 +399,12 @@ def test_a_file_name_that_is_not_utf_8_is_an_id_all_the_same(tmp_path: Path) -> 
 
 def test_text_is_one_note_or_several_with_lines_between(tmp_path: Path) -> None:
     assert load("text", write(tmp_path / "a.txt", "\ufeffone\n\ntwo -- three\n")) == [
-        Note("one\n\ntwo -- three", id="a.txt")
+        Note("one\n\ntwo -- three", id="a.txt", source="a.txt")
     ]
     job = Job()
     path = write(tmp_path / "b.txt", "one\r\n---\r\n\r\ntwo\r\n--- \r\n---\r\n----\r\n")
-    assert load("text", path, job) == [Note("one"), Note("two"), Note("----")]
+    wanted = [Note(text, source="b.txt") for text in ("one", "two", "----")]
+    assert load("text", path, job) == wanted
     assert job.passed == {"too short": 1}
     assert load("text", write(tmp_path / "c.txt", "")) == []
 

@@ -123,10 +123,37 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")
         input=TEXT,
         id=st.one_of(st.just(""), TEXT.filter(str.strip)),
         time=st.one_of(st.none(), st.floats(-62135596800.0, 253402300799.0)),
+        tags=st.lists(TEXT.filter(lambda text: not is_blank(text)), max_size=3).map(tuple),
+        source=TEXT,
     )
 )
 def test_a_written_note_reads_back_the_same(note):
     assert read(note_line(note).encode()) == [note]
+
+
+def test_tags_and_source_are_no_part_of_what_is_encoded():
+    assert Note("a", tags=("x",), source="s").digest == Note("a").digest
+    [note] = read(b'{"text": "a", "tags": null, "source": null}')
+    assert note == Note("a")
+
+
+@pytest.mark.parametrize(
+    ("field", "said"),
+    [
+        ('"tags": "a"', 'field "tags" is not a list; write tags as'),
+        ('"tags": {"a": 1}', 'field "tags" is not a list'),
+        ('"tags": ["a", 1]', 'field "tags" holds something that is not text'),
+        ('"tags": ["a", " "]', 'field "tags" holds an empty tag; remove it'),
+        ('"tags": ["a\\u0000"]', 'field "tags" holds a NUL at character 2'),
+        (f'"tags": {json.dumps(["a"] * 257)}', 'field "tags" has 257 entries'),
+        (f'"tags": ["{"a" * 257}"]', 'field "tags" holds a tag of 257 characters'),
+        ('"source": 5', 'field "source" is a number'),
+        ('"source": "a\\ud800"', 'field "source" holds half a surrogate pair'),
+        (f'"source": "{"a" * 4097}"', 'field "source" has 4097 characters'),
+    ],
+)
+def test_bad_tags_and_sources_are_refused_in_a_line(field, said):
+    assert said in read_error(f'{{"text": "x", {field}}}'.encode())
 
 
 def test_notes_come_one_by_one_as_they_are_read():

@@ -208,6 +208,7 @@ def test_a_creation_that_was_cut_short_is_finished(folder, space, encode):
     folder.mkdir(mode=0o700)
     (folder / "lock").touch()
     (folder / "notes.db").touch()
+    (folder / "notes.db-journal").touch()  # SQLite has one until the log is set up.
     (folder / "keys.0").write_bytes(b"half a hea")
     with Persona.open(folder, space) as store:
         store.add(make_notes(3), encode)

@@ -144,7 +144,8 @@ def test_other_files_are_none_of_its_business(full: Persona) -> None:
 
 
 def test_a_sample_is_spread_over_the_notes_and_holds_the_last(full: Persona) -> None:
-    version, sample = full.sample(5)
+    version, sample, pinned = full.sample(5)
+    assert not pinned
     assert version == full.version()
     notes = list(full.notes())
     assert len(sample) == 5

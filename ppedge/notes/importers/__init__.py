@@ -19,6 +19,7 @@ FORMATS = (
     "chatgpt",
     "claude",
     "twitter",
+    "llm-logs",
     "mbox",
     "maildir",
     "jsonl",
@@ -50,7 +51,7 @@ class Importer(Protocol):
 
 def importer(name: str) -> Importer:
     """The importer of a format of `FORMATS`."""
-    return cast(Importer, import_module(f"{__name__}.{name}"))
+    return cast(Importer, import_module(f"{__name__}.{name.replace('-', '_')}"))
 
 
 def detect(path: Path) -> str | None:

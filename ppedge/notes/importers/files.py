@@ -141,7 +141,7 @@ def read_each(
         read: reads one file, given its path and its id.
     """
     if not path.is_dir():
-        yield from read(path, _shown(path.name))
+        yield from read(path, job.name or shown(path.name))
         return
     top = path.resolve()
     for file in walk(path, job):
@@ -149,11 +149,11 @@ def read_each(
             job.passed[OTHER_FILES] += 1
             continue
         try:
-            yield from read(file, _shown((Path(top.name) / file.relative_to(path)).as_posix()))
+            yield from read(file, shown((Path(top.name) / file.relative_to(path)).as_posix()))
         except HistoryError as error:
             job.damaged.append(error)
 
 
-def _shown(name: str) -> str:
+def shown(name: str) -> str:
     """A file's name as text, also where its bytes are not UTF-8."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from ppedge.errors import HistoryError
 from ppedge.notes.reader import MAX_ID_CHARACTERS, Note, parse_time
+from ppedge.notes.tags import MAX_SOURCE_CHARACTERS, clean_tags
 from ppedge.notes.text import is_blank
 
 MAX_NOTE_CHARACTERS = 1 << 20
@@ -29,14 +30,23 @@ class Job:
         me: the owner's mail addresses.
         passed: how often something was passed over, by the reason.
         damaged: what could not be read, one error for each place.
+        name: what a single file is called in ids, if not by its name alone.
     """
 
     me: Collection[str] = ()
     passed: Counter[str] = field(default_factory=Counter)
     damaged: list[HistoryError] = field(default_factory=list)
+    name: str = ""
 
     def note(
-        self, output: object, *, input: object = "", id: object = "", time: object = None
+        self,
+        output: object,
+        *,
+        input: object = "",
+        id: object = "",
+        time: object = None,
+        tags: Iterable[str] = (),
+        source: object = "",
     ) -> Note | None:
         """Make a note of what a file holds, or count why it is none.
 
@@ -45,6 +55,8 @@ class Job:
             input: what it was written from or about; anything but text counts as nothing.
             id: text or an integer; anything else counts as none.
             time: ISO 8601, Unix seconds, or a date as in mail; anything else counts as unknown.
+            tags: what it is about; odd ones are left out.
+            source: where it came from; anything but text counts as unknown.
         """
         text = clean(output)
         if too_short(text):
@@ -54,7 +66,8 @@ class Job:
         if len(text) + len(given) > MAX_NOTE_CHARACTERS:
             self.passed[TOO_LONG] += 1
             return None
-        return Note(text, given, note_id(id), moment(time))
+        where = clean(source)[:MAX_SOURCE_CHARACTERS]
+        return Note(text, given, note_id(id), moment(time), clean_tags(map(clean, tags)), where)
 
 
 def clean(value: object) -> str:

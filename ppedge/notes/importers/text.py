@@ -27,7 +27,7 @@ def read(path: Path, job: Job) -> Iterator[Note]:
         text = decode(read_bytes(file, _MAX_BYTES), str(file))
         parts = _BETWEEN.split(text.replace("\r\n", "\n").replace("\r", "\n"))
         for part in parts:
-            note = job.note(part, id="" if len(parts) > 1 else name)
+            note = job.note(part, id="" if len(parts) > 1 else name, source=name)
             if note is not None:
                 yield note
 
