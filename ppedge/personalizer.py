@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache, partial
@@ -14,29 +13,30 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ppedge.answer import Answer, BestOf, Writing
+from ppedge.answer import Answer, BestOf, Writing, ensure_timeout
 from ppedge.blend import Blend
 from ppedge.closable import Closable
 from ppedge.defaults import find_model, is_plug_named, open_plug
-from ppedge.errors import ModelError, PlugError
 from ppedge.explanation import Explanation, explanation, turn_notes, weigh
+from ppedge.fitting import chat_form, does_fit, ensure_fits, soft_of
 from ppedge.llm.candidates import Candidate, ensure_count
-from ppedge.llm.chat_template import PLAIN_STOP, ChatTemplate
+from ppedge.llm.chat_template import PLAIN_STOP
 from ppedge.llm.guidance import ensure_strength
 from ppedge.llm.llm import LLM
 from ppedge.llm.logits_processor import LogitsProcessor, chain
 from ppedge.llm.ngram_cache import NgramCache, NgramCacheBuilder
 from ppedge.llm.sampling import Sampling
 from ppedge.llm.segments import Segment, Soft
+from ppedge.llm.turn_end import TurnEnd
 from ppedge.plug.conditioning import Conditioning, condition
 from ppedge.plug.no_plug import NoPlug
 from ppedge.plug.plug import Plug
 from ppedge.store.opening import is_made
-from ppedge.store.persona import Persona
-from ppedge.style.manner import DEFAULT_NGRAM_CACHE, SAMPLED_NOTES, Manner, Voices
-from ppedge.style.reranking import Relevance, choose, word_overlap
+from ppedge.store.persona import Persona, Sample
+from ppedge.style.manner import DEFAULT_NGRAM_CACHE, SAMPLED_NOTES, Manner, Manners, Voices
+from ppedge.style.reranking import choose, relevance_by
 from ppedge.style.topic import Topic
-from ppedge.turns.form import ChatForm, PlugForm, TemplateForm, Turn
+from ppedge.turns.form import Turn
 from ppedge.turns.prefixes import Notify, Prefix, Prefixes
 
 _LEAST_ROOM: Final = 64
@@ -45,36 +45,16 @@ _LEAST_ROOM: Final = 64
 _ANSWER_ROOM: Final = 256
 """Positions that a conversation leaves for an answer; its oldest turns make way."""
 
-_KEPT_MANNERS: Final = 4
-
 
 def _silent(line: str) -> None:
     """Tell nobody."""
 
 
-def ensure_fits(plug: Plug, llm: LLM) -> None:
-    """Refuse a model that the plug was not made for, or that cannot do what the plug asks.
-
-    Raises:
-        PlugError: the plug was made for another model.
-        ModelError: the plug has a control vector, and llama.cpp cannot steer the model by it.
-    """
-    plug.check_model(llm.fingerprint, llm.path, llm.sampled_rows())
-    if n_control := plug.manifest.projector.n_control:
-        llm.ensure_steerable(n_control)
-
-
-def does_fit(plug: Plug, llm: LLM) -> bool:
-    """Whether a plug was made for a model."""
-    try:
-        plug.check_model(llm.fingerprint, llm.path, llm.sampled_rows())
-    except PlugError:
-        return False
-    return True
-
-
 class Personalizer(Closable):
     """A frozen language model, and a plug that fits it or none.
+
+    Open it once, and use it from as many threads as you like; it holds one model and one context,
+    so answers take turns. It keeps nothing outside itself, and `close` lets go of all.
 
     Attributes:
         llm: the model.
@@ -103,12 +83,12 @@ class Personalizer(Closable):
             ensure_fits(plug, llm)
         self.llm = llm
         self.plug = plug
-        self._form = _chat_form(llm, plug, notify)
+        self._form = chat_form(llm, plug, notify)
         ngrams = plug.manifest.ngram_cache if plug.manifest else DEFAULT_NGRAM_CACHE
         self._ngrams = NgramCacheBuilder(llm, ngrams) if ngrams else None
-        self._voices = Voices(llm)
+        self._turn_end = TurnEnd.of(llm, self._form.opening()) if plug.manifest else None
+        self._manners = Manners(Voices(llm))
         self._prefixes = Prefixes(llm, self._form, notify)
-        self._manners: OrderedDict[tuple[Path, int, float], Manner] = OrderedDict()
 
     @classmethod
     def open(
@@ -154,7 +134,10 @@ class Personalizer(Closable):
             raise
 
     def close(self) -> None:
-        """Free the model; safe to call twice."""
+        """Free the model; safe to call twice, and from any thread.
+
+        Answers that other threads are reading then end at once, with a ModelError that says so.
+        """
         self.llm.close()
 
     def persona(self, path: str | Path, *, create: bool = True, read_only: bool = False) -> Persona:
@@ -194,7 +177,7 @@ class Personalizer(Closable):
         if isinstance(self.plug, Plug):
             return condition(self.plug, self._ngrams, prompt, persona, heaviest)
         began = time.perf_counter()
-        _, notes = persona.sample(SAMPLED_NOTES)
+        notes = persona.sample(SAMPLED_NOTES).notes
         assert self._ngrams is not None  # Without a plug there is the default.
         memory = self._ngrams.build((note, 1.0) for note in notes)
         seconds = {"ngrams": time.perf_counter() - began}
@@ -228,8 +211,13 @@ class Personalizer(Closable):
         blend: Blend | None = None,
         best_of: int = 1,
         conversation: Sequence[Turn] = (),
+        timeout: float | None = None,
     ) -> Answer:
         """Answer ``prompt`` as the persona's owner would.
+
+        It may be called from several threads; their answers take turns at the model, token by
+        token, and each comes out as it would alone. What has not been made of the persona's notes
+        yet is made here, which takes some tenths of a second for a new persona; see `astream`.
 
         Args:
             prompt: what is asked.
@@ -243,21 +231,26 @@ class Personalizer(Closable):
                 (``ppedge.style.reranking``); above 1 the answer comes in one piece.
             conversation: what was asked and answered before, oldest first. It stands behind the
                 person's own turns; the oldest are left out where they do not fit.
+            timeout: seconds for the whole answer, waiting and reading notes included, from when its
+                first piece is asked for. It then ends where it is, with ``finish`` "timeout".
 
         Raises:
-            ModelError: the prompt does not fit the context, raised here or while iterating; or
-                ``strength`` or ``best_of`` is out of range.
+            ModelError: the prompt does not fit the context, raised here or while iterating; the
+                model is closed, also while iterating; or ``strength``, ``best_of`` or ``timeout``
+                is out of range.
             PlugError, StoreError: as `condition`.
         """
         ensure_strength(strength)
         ensure_count(best_of)
+        ensure_timeout(timeout)
         sampling = self._stopping(sampling or Sampling())
         if persona is None:
-            return Answer(self.llm.generate(self._given(None, conversation, prompt), sampling))
+            bare = self.llm.generate(self._given(None, conversation, prompt), sampling)
+            return Answer(bare, timeout=timeout)
         blend = blend or Blend()
         conditioning = cache(partial(self.condition, prompt, persona, heaviest=heaviest))
         manner = self._manner(persona, blend)
-        soft = _soft(conditioning(), blend) if blend.soft else None
+        soft = soft_of(conditioning(), blend) if blend.soft else None
         prefix = self._prefix(persona, manner, blend, prompt, soft)
         segments = self._given(prefix, conversation, prompt, soft)
         processor = self._processors(
@@ -267,15 +260,52 @@ class Personalizer(Closable):
             # At 0 nothing of the persona bears on the answer, its rules neither.
             inner = processor if strength else None
             processor = self.llm.guide(self._given(None, conversation, prompt), strength, inner)
-        turns = prefix.turns if prefix else []
-        prepare = partial(self._prefixes.hold, persona, prefix) if prefix else None
+        turns, before = (prefix.turns, prefix.segments) if prefix else ([], [])
+        prepare = partial(self._prefixes.held, persona, prefix) if prefix else None
         writing: Writing
         if best_of == 1 or manner is None:
-            writing = self.llm.generate(segments, sampling, processor=processor)
+            writing = self.llm.generate(
+                segments, sampling, processor=processor, prefix=before or None
+            )
         else:
-            written = self.llm.candidates(segments, sampling, count=best_of, processor=processor)
+            written = self.llm.candidates(
+                segments, sampling, count=best_of, processor=processor, prefix=before or None
+            )
             writing = BestOf(written, partial(self._choose, prompt, manner))
-        return Answer(writing, lambda: replace(conditioning(), turns=len(turns)), prepare)
+        return Answer(writing, lambda: replace(conditioning(), turns=len(turns)), prepare, timeout)
+
+    async def astream(
+        self,
+        prompt: str,
+        persona: Persona | None = None,
+        sampling: Sampling | None = None,
+        *,
+        heaviest: int = 3,
+        strength: float = 1.0,
+        blend: Blend | None = None,
+        best_of: int = 1,
+        conversation: Sequence[Turn] = (),
+        timeout: float | None = None,
+    ) -> Answer:
+        """Do as `stream` on a thread of its own, to be awaited, so that an event loop never waits.
+
+        Parameters and errors are those of `stream`. Read the answer with ``async for`` or
+        ``await answer.aread()``.
+        """
+        import asyncio  # Late: most programs have no event loop.
+
+        return await asyncio.to_thread(
+            self.stream,
+            prompt,
+            persona,
+            sampling,
+            heaviest=heaviest,
+            strength=strength,
+            blend=blend,
+            best_of=best_of,
+            conversation=conversation,
+            timeout=timeout,
+        )
 
     def explain(
         self, prompt: str, persona: Persona, *, heaviest: int = 5, blend: Blend | None = None
@@ -293,29 +323,19 @@ class Personalizer(Closable):
         """
         blend = blend or Blend()
         manner, weighed = self._manner(persona, blend), weigh(self.plug, prompt, persona)
-        soft = _soft(weighed, blend) if weighed and blend.soft else None
+        soft = soft_of(weighed, blend) if weighed and blend.soft else None
         prefix = self._prefix(persona, manner, blend, prompt, soft)
-        notes = manner.notes if manner else []
-        turns = turn_notes(notes, blend.turns, len(prefix.turns) if prefix else 0)
+        sample = manner.sample if manner else Sample(0, [])
+        turns = turn_notes(sample, blend.turns, len(prefix.turns) if prefix else 0)
         bears = weighed is not None and (blend.soft or blend.ngrams)
-        n_manner = len(notes) if blend.style or blend.rules else 0
+        n_manner = len(sample.notes) if blend.style or blend.rules else 0
         return explanation(persona, weighed, turns, heaviest, attention=bears, n_manner=n_manner)
 
     # --- parts of an answer --------------------------------------------------------------------
 
     def _manner(self, persona: Persona, blend: Blend) -> Manner | None:
         """How the persona's owner writes; None of somebody without notes."""
-        name = (persona.path, persona.version(), blend.style)
-        found = self._manners.get(name)
-        if found is None:
-            version, notes = persona.sample(SAMPLED_NOTES)
-            if not notes:
-                return None
-            found = Manner(self._voices, notes, blend.style, version)
-            self._manners[persona.path, version, blend.style] = found
-            while len(self._manners) > _KEPT_MANNERS:
-                self._manners.popitem(last=False)
-        return found
+        return self._manners.of(persona, blend.style)
 
     def _prefix(
         self, persona: Persona, manner: Manner | None, blend: Blend, prompt: str, soft: Soft | None
@@ -323,7 +343,7 @@ class Personalizer(Closable):
         """The persona's turns; None where there are none, or they would leave no room."""
         if manner is None or not blend.turns:
             return None
-        prefix = self._prefixes.make(persona, manner.notes, manner.version, blend.turns)
+        prefix = self._prefixes.make(persona, manner.sample, blend.turns)
         needed = len(self.llm.tokens(self._given(prefix, (), prompt, soft)))
         return prefix if prefix.turns and needed + _LEAST_ROOM <= self.llm.n_ctx else None
 
@@ -347,6 +367,8 @@ class Personalizer(Closable):
     ) -> LogitsProcessor | None:
         """All that has a say in each token, in order."""
         processors: list[LogitsProcessor] = []
+        if self._turn_end:
+            processors.append(self._turn_end.process)
         if blend.topic:
             processors.append(Topic(self.llm, prompt, blend.topic).process)
         if memory:
@@ -358,42 +380,10 @@ class Personalizer(Closable):
         return chain(processors)
 
     def _choose(self, prompt: str, manner: Manner, candidates: Sequence[Candidate]) -> int:
-        return choose(candidates, manner.style, manner.copying, self._relevance(prompt))
-
-    def _relevance(self, prompt: str) -> Relevance:
-        """How much an answer has to do with ``prompt``, by the plug's encoder if there is one."""
-        plug = self.plug
-        if isinstance(plug, NoPlug):
-            return word_overlap(prompt)
-        query = plug.encode_prompt(prompt)
-
-        def relevance(answer: str) -> float:
-            other = plug.encode_prompt(answer)
-            return float(query @ other / (np.linalg.norm(query) * np.linalg.norm(other)))
-
-        return relevance
+        return choose(candidates, manner.style, manner.copying, relevance_by(self.plug, prompt))
 
     def _stopping(self, sampling: Sampling) -> Sampling:
         """``sampling``, with what ends an answer of a model that was never taught to chat."""
         if isinstance(self.plug, Plug) or self.llm.chat_template().source:
             return sampling
         return replace(sampling, stop=(*sampling.stop, PLAIN_STOP))
-
-
-def _soft(conditioning: Conditioning, blend: Blend) -> Soft | None:
-    """What a blend takes of the plug's soft tokens and control vector; None without a plug."""
-    if not len(conditioning.soft):
-        return None
-    return Soft(conditioning.soft, conditioning.control if blend.control else None)
-
-
-def _chat_form(llm: LLM, plug: Plug | NoPlug, notify: Notify) -> ChatForm:
-    """How conversations are written: as the plug wants it, or the model, or else plainly."""
-    chat = llm.chat_template()
-    if plug.manifest:
-        return PlugForm(plug.manifest.template, chat)
-    try:
-        return TemplateForm(chat)
-    except ModelError as error:
-        notify(f"{error}; using a plain form")
-        return TemplateForm(ChatTemplate())

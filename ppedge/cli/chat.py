@@ -15,10 +15,12 @@ from typing import IO, TYPE_CHECKING, Final
 
 import click
 
+from ppedge.cli.naming import given_scope, scope_options
 from ppedge.cli.opening import (
     context_option,
     ensure_one_source,
     history_option,
+    incognito_option,
     kept_notes,
     max_tokens_option,
     model_option,
@@ -56,6 +58,8 @@ Ctrl-C stops an answer. All else is a prompt, and blank lines are passed over.""
 @click.command()
 @history_option
 @persona_option
+@scope_options
+@incognito_option
 @model_option
 @plug_option
 @click.option("--no-persona", is_flag=True, help="Answer as the bare model does.")
@@ -68,6 +72,10 @@ Ctrl-C stops an answer. All else is a prompt, and blank lines are passed over.""
 def chat(
     history: str | None,
     folder: Path | None,
+    only: tuple[str, ...],
+    since: float | None,
+    until: float | None,
+    incognito: bool,
     model: str | None,
     plug: str | None,
     no_persona: bool,
@@ -88,6 +96,7 @@ def chat(
     Ctrl-D and /quit do. /again, /why and /help do as they say.
     """
     ensure_one_source(history, folder)
+    scope = given_scope(only, since, until)
     if history == "-":
         raise click.UsageError(
             "the history cannot come from stdin, as the conversation does: give a FILE"
@@ -106,7 +115,10 @@ def chat(
         personalizer = stack.enter_context(
             Personalizer.open(model, plug, n_ctx=context, notify=notify)
         )
-        persona = stack.enter_context(opened_persona(personalizer, history, folder, skip_bad, {}))
+        opened = opened_persona(
+            personalizer, history, folder, skip_bad, {}, scope=scope, incognito=incognito
+        )
+        persona = stack.enter_context(opened)
         Conversation(personalizer, persona, sampling, strength).run(read)
 
 

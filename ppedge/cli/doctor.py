@@ -116,8 +116,8 @@ def _model(model: str | None, plug: Plug | None, named: bool) -> Check:
     except PpedgeError as error:
         return Check("model", False, str(error), MODEL_COMMAND)
     try:
+        from ppedge.fitting import does_fit, ensure_fits
         from ppedge.llm.llm import LLM
-        from ppedge.personalizer import does_fit, ensure_fits
 
         with LLM(path, n_ctx=64) as llm:
             rows = f"{llm.architecture}, {llm.n_embd} wide, {llm.n_vocab} tokens"

@@ -27,10 +27,25 @@ COMMANDS = {
         "notes",
         "Keep, list and forget the notes that ppedge learns your voice from.",
     ),
+    "persona": (
+        "ppedge.cli.persona",
+        "persona",
+        "Keep several personas apart: one for work, one for home.",
+    ),
     "personalize": (
         "ppedge.cli.personalize",
         "personalize",
         "Answer PROMPT the way the author of the notes would.",
+    ),
+    "serve": (
+        "ppedge.cli.serve",
+        "serve",
+        "Serve the model and the kept notes to programs and a page on this machine.",
+    ),
+    "watch": (
+        "ppedge.cli.watch",
+        "watch",
+        "Keep a persona in step with FOLDER: notes come, change and go as its files do.",
     ),
     "why": ("ppedge.cli.why", "why", "Show which notes bear on the answer to PROMPT."),
 }

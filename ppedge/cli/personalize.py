@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 import time
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ppedge.blend import Blend
+from ppedge.cli.naming import given_scope, scope_options
 from ppedge.cli.opening import (
     context_option,
     ensure_one_source,
     given_prompt,
     history_option,
+    incognito_option,
     kept_notes,
     max_tokens_option,
     model_option,
@@ -32,7 +34,7 @@ from ppedge.cli.opening import (
     with_option,
     without_option,
 )
-from ppedge.cli.terminal import Words
+from ppedge.cli.terminal import Words, note_fields
 from ppedge.llm.sampling import MAX_CANDIDATES, Sampling
 from ppedge.store.persona import Persona
 
@@ -45,6 +47,8 @@ if TYPE_CHECKING:
 @click.argument("prompt", type=Words())
 @history_option
 @persona_option
+@scope_options
+@incognito_option
 @model_option
 @plug_option
 @max_tokens_option
@@ -69,6 +73,10 @@ def personalize(
     prompt: str,
     history: str | None,
     folder: Path | None,
+    only: tuple[str, ...],
+    since: float | None,
+    until: float | None,
+    incognito: bool,
     model: str | None,
     plug: str | None,
     max_tokens: int,
@@ -94,6 +102,7 @@ def personalize(
     PROMPT may be - to read it from stdin.
     """
     ensure_one_source(history, folder)
+    scope = given_scope(only, since, until)
     if history is None and not no_persona:
         folder = kept_notes(folder)
     prompt = given_prompt(prompt, history)
@@ -112,7 +121,15 @@ def personalize(
         if no_persona:
             history = folder = None
         persona = stack.enter_context(
-            opened_persona(personalizer, history, folder, skip_bad, seconds)
+            opened_persona(
+                personalizer,
+                history,
+                folder,
+                skip_bad,
+                seconds,
+                scope=scope,
+                incognito=incognito,
+            )
         )
         _answer(personalizer, asked, persona, as_json, seconds)
 
@@ -190,8 +207,7 @@ def _report(
         report["turns"] = heard.turns
         report["null_weight"] = heard.null_weight
         report["heaviest"] = [
-            {"weight": weight, **{k: v for k, v in asdict(note).items() if v not in ("", None)}}
-            for note, weight in heard.heaviest
+            {"weight": weight, **note_fields(note)} for note, weight in heard.heaviest
         ]
     seconds |= {"prefill": run.seconds_prefill, "decode": run.seconds_decode}
     report["seconds"] = {name: round(value, 6) for name, value in seconds.items()}

@@ -8,7 +8,7 @@ import textwrap
 import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import asdict, replace
+from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ppedge.blend import Blend
+from ppedge.cli.naming import given_scope, scope_options
 from ppedge.cli.opening import (
     context_option,
     ensure_one_source,
     given_prompt,
     history_option,
+    incognito_option,
     kept_notes,
     max_tokens_option,
     model_option,
@@ -34,7 +36,7 @@ from ppedge.cli.opening import (
     with_option,
     without_option,
 )
-from ppedge.cli.terminal import Words
+from ppedge.cli.terminal import Words, note_fields
 from ppedge.llm.sampling import Sampling
 from ppedge.notes.reader import Note
 from ppedge.store.persona import Persona, handle
@@ -54,6 +56,8 @@ _JOINERS = "\u200c\u200d"  # part of words and of emoji, and without width
 @click.argument("prompt", type=Words())
 @history_option
 @persona_option
+@scope_options
+@incognito_option
 @model_option
 @plug_option
 @click.option(
@@ -76,6 +80,10 @@ def why(
     prompt: str,
     history: str | None,
     folder: Path | None,
+    only: tuple[str, ...],
+    since: float | None,
+    until: float | None,
+    incognito: bool,
     model: str | None,
     plug: str | None,
     top: int,
@@ -97,6 +105,7 @@ def why(
     PROMPT may be - to read it from stdin.
     """
     ensure_one_source(history, folder)
+    scope = given_scope(only, since, until)
     if history is None:
         folder = kept_notes(folder, needed=True)
     prompt = given_prompt(prompt, history)
@@ -108,7 +117,10 @@ def why(
         personalizer = stack.enter_context(
             Personalizer.open(model, plug, n_ctx=context, notify=notify)
         )
-        persona = stack.enter_context(opened_persona(personalizer, history, folder, skip_bad, {}))
+        opened = opened_persona(
+            personalizer, history, folder, skip_bad, {}, scope=scope, incognito=incognito
+        )
+        persona = stack.enter_context(opened)
         assert persona is not None  # A history, or a folder.
         found = personalizer.explain(prompt, persona, heaviest=top, blend=blend)
         if not as_json:
@@ -305,5 +317,4 @@ def _report(
 
 
 def _fields(note: Note, weight: float | None) -> dict[str, Any]:
-    fields = {name: value for name, value in asdict(note).items() if value not in ("", None)}
-    return {"weight": weight, "name": handle(note), **fields}
+    return {"weight": weight, "name": handle(note), **note_fields(note)}

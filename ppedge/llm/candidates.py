@@ -18,7 +18,8 @@ from ppedge.llm.binding.sampler import Sampler
 from ppedge.llm.branches import Branches
 from ppedge.llm.generation import Finish
 from ppedge.llm.logits_processor import LogitsProcessor, apply
-from ppedge.llm.prefix_cache import PrefixCache, Prompt
+from ppedge.llm.prefix_cache import PrefixCache
+from ppedge.llm.prompt import Prompt
 from ppedge.llm.sampling import MAX_CANDIDATES, MAX_SEED, Sampling, TextStream
 from ppedge.llm.scoring import log_softmax
 
@@ -94,8 +95,8 @@ class Candidates:
             As many as were asked for; all empty and cancelled where that came first.
 
         Raises:
-            ModelError: llama.cpp failed, the memory does not suffice, or `processor` returned no
-                logits.
+            ModelError: llama.cpp failed, the memory does not suffice, `processor` returned no
+                logits, or the model was closed meanwhile.
         """
         writers = [
             _Writer(self._model, self._sampling, (self.seed + i) % (MAX_SEED + 1), self._processor)
@@ -105,6 +106,7 @@ class Candidates:
             with self._model.lock:
                 self._write(writers)
         except Aborted:
+            self._model.ensure_open()  # Closing it ends what is being decoded, too.
             for writer in writers:
                 writer.found.finish = writer.found.finish or "cancelled"
         finally:

@@ -12,11 +12,13 @@ from ppedge.llm.binding.ggml import Cancel
 from ppedge.llm.binding.model import Model
 from ppedge.llm.binding.sampler import Sampler
 from ppedge.llm.logits_processor import LogitsProcessor, apply
-from ppedge.llm.prefix_cache import PrefixCache, Prompt
+from ppedge.llm.prefix_cache import PrefixCache
+from ppedge.llm.prompt import Prompt
 from ppedge.llm.sampling import MAX_SEED, Sampling, TextStream
 
-Finish = Literal["stop", "length", "cancelled"]
-"""Why a text ended: by itself or a stop string; no more room or tokens; somebody cancelled."""
+Finish = Literal["stop", "length", "cancelled", "timeout"]
+"""Why a text ended: by itself or a stop string; no more room or tokens; somebody cancelled, or the
+time of ``Personalizer.stream`` was up."""
 
 
 class Generation:
@@ -27,7 +29,7 @@ class Generation:
         prompt_tokens: positions of the prompt (BOS and soft tokens included).
         new_tokens: tokens drawn so far, the one that ended the text not counted.
         finish: "stop" (end of text, or a stop string), "length" (``max_tokens`` or the context is
-            used up), "cancelled", or None while it goes on.
+            used up), "cancelled", "timeout", or None while it goes on.
         seed: the seed in use, also when ``Sampling.seed`` was None.
         seconds_prefill: time to decode the prompt.
         seconds_decode: time for the new tokens, waiting for the reader not counted.
@@ -96,6 +98,7 @@ class Generation:
                 yield rest
         finally:
             sampler.close()
+            self._cache.end_writing(self._prompt)
 
     def _next_bytes(self, sampler: Sampler) -> bytes:
         """Draw one token and return its bytes; sets ``finish`` when there is none to come."""
@@ -107,6 +110,7 @@ class Generation:
             try:
                 self._sync()
             except Aborted:
+                model.ensure_open()  # Closing it ends what is being decoded, too.
                 self.finish = "cancelled"
                 return b""
             begun = perf_counter()
@@ -130,7 +134,7 @@ class Generation:
         begun = perf_counter()
         try:
             # Each time anew: right also when somebody else used the model in between.
-            self._cache.sync(self._prompt, self._cancel)
+            self._cache.write_on(self._prompt, self._cancel)
         finally:
             seconds = perf_counter() - begun
             if self.new_tokens:

@@ -122,13 +122,19 @@ class LLM(LoadedModel):
         sampling: Sampling | None = None,
         *,
         processor: LogitsProcessor | None = None,
+        prefix: Sequence[Segment] | None = None,
     ) -> Generation:
         """Write on from ``segments``.
+
+        Several texts may be written at once, on one thread or on many; they take turns token by
+        token, and each comes out as it would alone.
 
         Args:
             segments: the prompt; checked at once, decoded when the first piece is asked for.
             sampling: how to choose tokens and when to end.
             processor: has a say in each token; None leaves that to the model alone.
+            prefix: the beginning of ``segments`` that `state` or `restore` was given, if any. It is
+                then read by itself, whatever the model has read before. None: the last such one.
 
         Returns:
             An iterator over pieces of text.
@@ -137,7 +143,7 @@ class LLM(LoadedModel):
             ModelError: the segments are empty or do not fit; while iterating, also what `processor`
                 returned cannot be drawn from.
         """
-        prompt = self._prompt(segments)
+        prompt = self._prompt(segments, prefix)
         return Generation(self._model, self._cache, prompt, sampling or Sampling(), processor)
 
     def candidates(
@@ -147,6 +153,7 @@ class LLM(LoadedModel):
         *,
         count: int,
         processor: LogitsProcessor | None = None,
+        prefix: Sequence[Segment] | None = None,
     ) -> Candidates:
         """Write on from ``segments`` in several ways, decoded together.
 
@@ -155,12 +162,13 @@ class LLM(LoadedModel):
             sampling: how to choose tokens and when to end; of each answer, with seeds in a row.
             count: how many answers, 1 to ``ppedge.llm.candidates.MAX_CANDIDATES``.
             processor: has a say in each token.
+            prefix: as in `generate`.
 
         Raises:
             ModelError: ``count`` is out of range, or the segments are empty or do not fit.
         """
         ensure_count(count)
-        prompt = self._prompt(segments)
+        prompt = self._prompt(segments, prefix)
         return Candidates(
             self._model, self._cache, prompt, sampling or Sampling(), count, processor
         )
@@ -350,6 +358,7 @@ class LLM(LoadedModel):
                     while kept := search.step(branches.logits):
                         branches.extend(kept)
             except Aborted:
+                self._model.ensure_open()
                 return self._beam(search, "cancelled")
             return self._beam(search, "stop" if search.best.ended else "length")
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -18,8 +20,8 @@ from ppedge.llm.binding.model import Model
 from ppedge.llm.chat_template import ChatTemplate
 from ppedge.llm.fingerprint import Fingerprint, fingerprint, sampled_rows
 from ppedge.llm.gguf import Gguf
-from ppedge.llm.prefix_cache import Control, Prompt, Row
 from ppedge.llm.preflight import ensure_loadable
+from ppedge.llm.prompt import Control, Prompt, Row
 from ppedge.llm.segments import Segment, Soft, control_layers, soft_rows
 
 _REMEMBERED_TEXTS = 128  # of a conversation's parts, most of which the next one has again
@@ -86,11 +88,21 @@ class LoadedModel(Closable):
         self.end_token = self._end_token()
 
     def close(self) -> None:
-        """Free the model; waits for a call in progress; safe to call twice."""
+        """Free the model; safe to call twice.
+
+        Calls in progress on other threads end at once, with a ModelError that says so.
+        """
+        self._model.begin_closing()
         with self._model.lock, self._reading:
             self._model.close()
             self._gguf.close()
             self._pieces.clear()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other threads from decoding, for what would be undone by them in between."""
+        with self._model.lock:
+            yield
 
     def _end_token(self) -> int | None:
         # A file that names an end of turn was taught to end answers with it. What llama.cpp takes
@@ -217,8 +229,15 @@ class LoadedModel(Closable):
             raise ModelError(f"segment {index}: an encoder-decoder model takes no control vector")
         return control_layers(control, index, self._model.n_layer, self.n_embd)
 
-    def _prompt(self, segments: Sequence[Segment]) -> Prompt:
-        return self._fitting(*self._rows(segments))
+    def _prompt(
+        self, segments: Sequence[Segment], prefix: Sequence[Segment] | None = None
+    ) -> Prompt:
+        prompt = self._fitting(*self._rows(segments))
+        if prefix is None:
+            return prompt
+        rows, _ = self._rows(prefix)
+        # Where tokens run across its end, it is no beginning.
+        return replace(prompt, n_prefix=len(rows) * (prompt.decoder[: len(rows)] == rows))
 
     def _fitting(self, rows: list[Row], control: Control | None) -> Prompt:
         if not rows:

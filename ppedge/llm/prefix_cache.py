@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,50 +20,10 @@ from ppedge.llm.binding.model import Model
 from ppedge.llm.branches import Branches, count_sequences
 from ppedge.llm.gguf import Gguf
 from ppedge.llm.logits_processor import LogitsProcessor, apply
+from ppedge.llm.parked import Parked
 from ppedge.llm.probe import Probe
+from ppedge.llm.prompt import Control, Prompt, Row
 from ppedge.llm.scoring import log_softmax
-
-# What a position holds: a token id, or the float32 bytes of a soft token, scaled.
-Row = int | bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Control:
-    """A control vector at work.
-
-    Attributes:
-        start: the position from which it steers.
-        layers: float32 [n_layer - 1, n_embd].
-    """
-
-    start: int
-    layers: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """What an encoder is to read (nothing without one), and what the decoder is to hold.
-
-    Attributes:
-        encoder, decoder: one row a position.
-        control: what steers the last of the decoder's positions.
-        n_read: positions of the decoder that are read together; those behind were written one by
-            one. None: all are read together.
-    """
-
-    encoder: list[Row]
-    decoder: list[Row]
-    control: Control | None = None
-    n_read: int | None = None
-
-    def __len__(self) -> int:
-        """Positions of the prompt."""
-        return len(self.encoder or self.decoder)
-
-    @property
-    def read_together(self) -> int:
-        """``n_read``, or all positions of the decoder."""
-        return len(self.decoder) if self.n_read is None else self.n_read
 
 
 class PrefixCache:
@@ -97,6 +56,7 @@ class PrefixCache:
         self._prefix: list[Row] = []
         # How many of the held positions were read last, and the logits after them.
         self._read: tuple[int, NDArray[np.float32]] | None = None
+        self._parked = Parked(self._context)
         self._probe: Probe = primary._probe if primary else Probe(model, gguf)
         self.scale = self._probe.scale
 
@@ -123,8 +83,11 @@ class PrefixCache:
         """
         self._model.ensure_open()
         self._context.watch(cancel)
+        # Once more: whoever closes the model ends the decode that is watched at that moment.
+        self._model.ensure_open()
         if cancel.is_set():
             raise Aborted
+        self._parked.make_way(prompt, self._held)
         if prompt.encoder != self._encoded:
             self._encode(prompt.encoder)
         common = self._count_common(prompt)
@@ -140,6 +103,29 @@ class PrefixCache:
                 self._decode(prompt.decoder[len(self._held) : end])
                 if end == prompt.read_together:
                     self._read = end, self._context.logits().copy()
+
+    def write_on(self, prompt: Prompt, cancel: Cancel) -> None:
+        """Do as `sync` for a text that is being written; it may have others come in between.
+
+        Args:
+            prompt: the same object each time; `end_writing` lets go of it.
+            cancel: as of `sync`.
+
+        Raises:
+            Aborted, ModelError: as `sync`.
+        """
+        self._model.ensure_open()
+        self._parked.make_way(prompt, self._held)
+        count = self._parked.take_up(prompt)
+        if count is not None:
+            self._fresh, self._read = False, None
+            self._held, self._encoded = prompt.decoder[:count], []
+            self._control = prompt.control
+        self.sync(prompt, cancel)
+
+    def end_writing(self, prompt: Prompt) -> None:
+        """Keep nothing more of a text for `write_on`; from any thread, at any time."""
+        self._parked.end(prompt)
 
     def _is_back_at(self, count: int, n_read: int) -> bool:
         """Hold the first ``count`` positions alone, if their logits are at hand or were kept.
@@ -165,9 +151,10 @@ class PrefixCache:
         kept, the rest together, and what was written behind it token by token.
         """
         rows, n_read = prompt.decoder, prompt.read_together
+        prefix = self._prefix if prompt.n_prefix is None else rows[: prompt.n_prefix]
         beginnings = [
             len(known)
-            for known in (self._opening, self._prefix)
+            for known in (self._opening, prefix)
             if 0 < len(known) < n_read and rows[: len(known)] == known
         ]
         return [*beginnings, n_read, *range(n_read + 1, len(rows) + 1)]
@@ -203,6 +190,7 @@ class PrefixCache:
     def forget(self) -> None:
         """Hold nothing."""
         self._model.ensure_open()
+        self._parked.make_way(None, self._held)
         self._context.clear()
         self._held, self._encoded, self._fresh = [], [], False
         self._control = self._read = None

@@ -6,14 +6,15 @@ Made anew when the notes change; kept in memory until then.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import threading
+from collections import OrderedDict
 from functools import cached_property
 from pathlib import Path
 from typing import Final
 
 from ppedge.llm.llm import LLM
 from ppedge.llm.ngram_cache import Gate, NgramCacheConfig
-from ppedge.notes.reader import Note
+from ppedge.store.persona import Persona, Sample
 from ppedge.style.model import ShapeCounts, StyleModel
 from ppedge.style.rules import Ending, NoCopying, NoLoops, Rules
 from ppedge.style.shapes import Shapes
@@ -23,6 +24,9 @@ SAMPLED_NOTES: Final = 256
 
 MAX_NOTE_CHARS: Final = 2000
 """Of a note that are looked at."""
+
+_KEPT: Final = 4
+"""Manners in memory."""
 
 _EVERYBODY: Final = Path(__file__).with_name("everybody.json")
 
@@ -71,20 +75,16 @@ class Manner:
 
     Args:
         voices: of the model.
-        notes: at least one.
+        sample: of the author's notes, at least one.
         weight: of the shapes in what is written, see ``ppedge.style.model``.
-        version: of the store that they are of.
     """
 
-    def __init__(
-        self, voices: Voices, notes: Sequence[Note], weight: float, version: int = 0
-    ) -> None:
+    def __init__(self, voices: Voices, sample: Sample, weight: float) -> None:
         """Take the notes; the rest is made when it is asked for."""
-        self.notes = notes
-        self.version = version
+        self.sample = sample
         self._voices = voices
         self._weight = weight
-        self._texts = [note.output[:MAX_NOTE_CHARS] for note in notes]
+        self._texts = [note.output[:MAX_NOTE_CHARS] for note in sample.notes]
 
     @cached_property
     def _tokens(self) -> list[list[int]]:
@@ -109,3 +109,41 @@ class Manner:
         brackets = any("[" in text for text in self._texts)
         loops = NoLoops(self._texts)
         return Rules(llm, llm.end_token, self.copying, loops, ending, brackets=brackets)
+
+
+class Manners:
+    """The manners of the people who were asked for last; may be shared between threads.
+
+    Args:
+        voices: of the model.
+    """
+
+    def __init__(self, voices: Voices) -> None:
+        """Begin with none."""
+        self._voices = voices
+        self._made: OrderedDict[tuple[Path, str, int, float], Manner] = OrderedDict()
+        self._mutex = threading.Lock()
+
+    def of(self, persona: Persona, weight: float) -> Manner | None:
+        """How the persona's owner writes; None of somebody without notes.
+
+        Args:
+            persona: whose notes.
+            weight: of the shapes.
+
+        Raises:
+            StoreError: the store cannot be read.
+        """
+        name = (persona.path, persona.scope_key, persona.version(), weight)
+        with self._mutex:
+            found = self._made.get(name)
+        if found is None:
+            sample = persona.sample(SAMPLED_NOTES)
+            if not sample.notes:
+                return None
+            found = Manner(self._voices, sample, weight)
+            with self._mutex:
+                self._made[persona.path, persona.scope_key, sample.version, weight] = found
+                while len(self._made) > _KEPT:
+                    self._made.popitem(last=False)
+        return found

@@ -14,7 +14,11 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Final
 
+import numpy as np
+
 from ppedge.llm.candidates import Candidate
+from ppedge.plug.no_plug import NoPlug
+from ppedge.plug.plug import Plug
 from ppedge.style.model import StyleModel
 from ppedge.style.rules import NoCopying, words_of
 
@@ -72,5 +76,18 @@ def word_overlap(prompt: str) -> Relevance:
     def relevance(answer: str) -> float:
         found = {word[:5] for word in words_of(answer)}
         return len(wanted & found) / len(wanted) if wanted else 0.0
+
+    return relevance
+
+
+def relevance_by(plug: Plug | NoPlug, prompt: str) -> Relevance:
+    """Relevance by the plug's encoder, the cosine of prompt and answer; without one, by words."""
+    if isinstance(plug, NoPlug):
+        return word_overlap(prompt)
+    query = plug.encode_prompt(prompt)
+
+    def relevance(answer: str) -> float:
+        other = plug.encode_prompt(answer)
+        return float(query @ other / (np.linalg.norm(query) * np.linalg.norm(other)))
 
     return relevance

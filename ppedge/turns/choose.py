@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -22,8 +22,10 @@ _LENGTH: Final = 0.15  # cost of e times the middling length
 _TOO_LONG: Final = 60  # words; a turn would be cut before the note's end
 
 
-def choose_notes(notes: Sequence[Note], count: int) -> list[int]:
-    """Choose up to ``count`` notes for turns.
+def choose_notes(
+    notes: Sequence[Note], count: int, pinned: Collection[int] = frozenset()
+) -> list[int]:
+    """Choose up to ``count`` notes for turns; all that are pinned, if there are more of these.
 
     Greedy maximal marginal relevance (Carbonell and Goldstein, SIGIR 1998): how alike the notes
     are is the cosine of their log-scaled character trigrams; how typical a note is, that to the
@@ -32,6 +34,7 @@ def choose_notes(notes: Sequence[Note], count: int) -> list[int]:
     Args:
         notes: of one person; time grows with ``count`` times their number.
         count: 0 or more.
+        pinned: indices of notes that are always chosen, unless ``count`` is 0.
 
     Returns:
         Indices of ``notes``, ascending.
@@ -48,15 +51,32 @@ def choose_notes(notes: Sequence[Note], count: int) -> list[int]:
     worth = np.array([_typical(profile, total, size) for profile in profiles])
     worth -= _LENGTH * np.abs(np.log(lengths / np.median(lengths)))
     worth[lengths > _TOO_LONG] -= 1
-    likeness, chosen = np.zeros(len(notes)), list[int]()
-    for _ in range(min(count, len(notes))):
+    likeness, chosen, wanted = np.zeros(len(notes)), list[int](), sorted(pinned)
+    for i in range(max(len(wanted), min(count, len(notes)))):
         scores = worth - _LIKENESS * likeness - (likeness > _SAME)
         scores[chosen] = -np.inf
-        best = int(scores.argmax())
+        best = wanted[i] if i < len(wanted) else int(scores.argmax())
         chosen.append(best)
         near = [_cosine(profiles[best], profile) for profile in profiles]
         likeness = np.maximum(likeness, near)
     return sorted(chosen)
+
+
+def keep_last(chosen: Sequence[int], pinned: Collection[int], count: int) -> list[int]:
+    """Those of some chosen notes that stay where there is room for ``count`` of them.
+
+    The first ones make way, and pinned ones after all others.
+
+    Args:
+        chosen: indices of notes, ascending.
+        pinned: indices of those that are pinned.
+        count: at most as many as ``chosen``.
+
+    Returns:
+        Indices of notes, ascending.
+    """
+    in_order = sorted(chosen, key=lambda index: (index in pinned, index))
+    return sorted(in_order[len(in_order) - count :])
 
 
 def _profile(text: str) -> dict[str, float]:

@@ -4,48 +4,59 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Collection, Sequence
 from typing import Final
 
 from ppedge.errors import ModelError
 from ppedge.llm.llm import LLM
 from ppedge.notes.reader import Note
-from ppedge.turns.ask import ask_for, common_words
-from ppedge.turns.choose import choose_notes
+from ppedge.turns.ask import ANSWER_TOKENS, ASK_TOKENS, ask_for, common_words
+from ppedge.turns.choose import choose_notes, keep_last
 from ppedge.turns.form import ChatForm, Turn
 
-ANSWER_TOKENS: Final = 64
-ASK_TOKENS: Final = 48
 CONTEXT_SHARE: Final = 3
 """Turns take at most one of so many parts of the context."""
 
-_FORMAT: Final = 2
+_FORMAT: Final = 3
 
 
-def make_turns(llm: LLM, form: ChatForm, notes: Sequence[Note], count: int) -> list[Turn]:
+def make_turns(
+    llm: LLM,
+    form: ChatForm,
+    notes: Sequence[Note],
+    count: int,
+    pinned: Collection[int] = frozenset(),
+) -> list[Turn]:
     """Make turns of some notes, as many of ``count`` as there is room for.
 
     Args:
         llm: whose tokens are counted.
         form: how they will be written.
         notes: of one person, in order.
-        count: how many at most.
+        count: how many at most, but for the pinned ones.
+        pinned: indices of notes that are among the turns before any other.
 
     Raises:
         ModelError: the model is closed.
     """
     common = common_words(notes)
-    turns = [
-        Turn(
+    turns = {
+        i: Turn(
             cut(llm, ask_for(notes[i], common), ASK_TOKENS),
             cut(llm, notes[i].output.strip(), ANSWER_TOKENS),
         )
-        for i in choose_notes(notes, count)
-    ]
-    room = llm.n_ctx // CONTEXT_SHARE
-    while turns and len(llm.tokens(form.turns(turns))) > room:
-        turns.pop(0)
-    return turns
+        for i in choose_notes(notes, count, pinned)
+    }
+    room, chosen = llm.n_ctx // CONTEXT_SHARE, list(turns)
+
+    def kept(n_gone: int) -> list[Turn]:
+        return [turns[i] for i in keep_last(chosen, pinned, len(chosen) - n_gone)]
+
+    def fits(n_gone: int) -> bool:
+        return n_gone == len(chosen) or len(llm.tokens(form.turns(kept(n_gone)))) <= room
+
+    return kept(bisect_left(range(len(chosen)), True, key=fits))
 
 
 def cut(llm: LLM, text: str, n_tokens: int) -> str:
@@ -58,7 +69,7 @@ def cut(llm: LLM, text: str, n_tokens: int) -> str:
     return short.rsplit(maxsplit=1)[0].rstrip() if len(short.split()) > 1 else short
 
 
-def prefix_key(llm: LLM, form: ChatForm, version: int, count: int) -> str:
+def prefix_key(llm: LLM, form: ChatForm, version: int, count: int, scope_key: str = "") -> str:
     """What a state of a store's turns hangs on, beside the store: SHA-256, 64 hex digits.
 
     Args:
@@ -66,6 +77,7 @@ def prefix_key(llm: LLM, form: ChatForm, version: int, count: int) -> str:
         form: how turns are written.
         version: of the store's notes.
         count: of turns.
+        scope_key: which of the store's notes may be among them.
     """
     import llama_cpp
 
@@ -80,6 +92,7 @@ def prefix_key(llm: LLM, form: ChatForm, version: int, count: int) -> str:
         ANSWER_TOKENS,
         ASK_TOKENS,
         shown,
+        scope_key,
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
 
 from ppedge.errors import ModelError
 from ppedge.llm.binding.ggml import Cancel
 from ppedge.llm.llm import LLM
 from ppedge.llm.segments import Segment
-from ppedge.notes.reader import Note
-from ppedge.store.persona import Persona
+from ppedge.store.persona import Persona, Sample
 from ppedge.turns.form import ChatForm, Turn
 from ppedge.turns.prefix import make_turns, pack, prefix_key, unpack
 
 Notify = Callable[[str], None]
 """Takes a line that a person should read, on stderr or wherever an app has such."""
+
+_REMEMBERED: Final = 8
+"""Prefixes that are made once; of one more, the oldest is made again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,31 +56,55 @@ class Prefixes:
         self._llm, self._form, self._notify = llm, form, notify
         if opening := form.opening():
             llm.set_opening(opening)
-        self._made: dict[str, Prefix] = {}
-        self._states: dict[str, bytes] = {}
+        # By the store's folder too: two people's notes may well be of the same version.
+        self._made: OrderedDict[tuple[Path, str], Prefix] = OrderedDict()
+        self._state: tuple[Prefix, bytes] | None = None
+        self._mutex = threading.Lock()
 
-    def make(self, persona: Persona, notes: Sequence[Note], version: int, count: int) -> Prefix:
+    def make(self, persona: Persona, sample: Sample, count: int) -> Prefix:
         """The prefix of a persona's notes.
 
         Args:
             persona: where its state may be kept.
-            notes: some of its notes, in order.
-            version: of the notes that the persona holds.
+            sample: some of its notes.
             count: of turns.
 
         Raises:
             ModelError: the model is closed.
         """
-        key = prefix_key(self._llm, self._form, version, count)
-        place = f"{persona.path} {key}"
-        found = self._made.get(place)
+        key = prefix_key(self._llm, self._form, sample.version, count, persona.scope_key)
+        place = persona.path, key
+        with self._mutex:
+            found = self._made.get(place)
         if found is None:
             kept = self._kept(persona, key)
-            turns = kept[0] if kept else make_turns(self._llm, self._form, notes, count)
-            found = Prefix(turns, self._form.turns(turns), key, version)
-            self._made = {place: found}
-            self._states = {key: kept[1]} if kept else {}
+            turns = kept[0] if kept else self._turns(sample, count)
+            found = Prefix(turns, self._form.turns(turns), key, sample.version)
+            with self._mutex:
+                for old in [each for each in self._made if each[0] == persona.path]:
+                    if self._made[old].version != sample.version:
+                        del self._made[old]  # It may hold what was forgotten since.
+                self._made[place] = found
+                while len(self._made) > _REMEMBERED:
+                    self._made.popitem(last=False)
+                self._state = (found, kept[1]) if kept else None
         return found
+
+    @contextmanager
+    def held(self, persona: Persona, prefix: Prefix, cancel: Cancel) -> Iterator[None]:
+        """Do as `hold`, and keep other threads from decoding until the block ends.
+
+        Another answer in between would have the prefix read twice.
+
+        Raises:
+            ModelError: as `hold`.
+        """
+        with self._llm.alone():
+            self.hold(persona, prefix, cancel)
+            yield
+
+    def _turns(self, sample: Sample, count: int) -> list[Turn]:
+        return make_turns(self._llm, self._form, sample.notes, count, sample.pinned)
 
     def hold(self, persona: Persona, prefix: Prefix, cancel: Cancel) -> None:
         """Have the model hold a prefix: from its context, from disk, or by reading it.
@@ -92,13 +123,21 @@ class Prefixes:
             persona.keep_prefix(prefix.key, prefix.version, pack(prefix.turns, state))
 
     def _restored(self, persona: Persona, prefix: Prefix) -> bool:
-        state = self._states.pop(prefix.key, None)  # Large, and on disk too.
+        state = self._taken(prefix)
         if state is None:
             kept = self._kept(persona, prefix.key)
             if kept is None or kept[0] != prefix.turns:
                 return False
             state = kept[1]
         return self._llm.restore(prefix.segments, state)
+
+    def _taken(self, prefix: Prefix) -> bytes | None:
+        """The state that came with a prefix, once: it is large, and on disk too."""
+        with self._mutex:
+            if self._state is None or self._state[0] is not prefix:
+                return None
+            state, self._state = self._state[1], None
+        return state
 
     @staticmethod
     def _kept(persona: Persona, key: str) -> tuple[list[Turn], bytes] | None:

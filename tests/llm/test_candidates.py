@@ -12,7 +12,7 @@ from ppedge.errors import ModelError
 from ppedge.llm.binding.ggml import Cancel
 from ppedge.llm.candidates import Candidate
 from ppedge.llm.llm import LLM
-from ppedge.llm.prefix_cache import Prompt
+from ppedge.llm.prompt import Prompt
 from ppedge.llm.sampling import Sampling
 from ppedge.llm.scoring import log_softmax
 from ppedge.llm.segments import Text

@@ -13,7 +13,7 @@ import pytest
 
 from ppedge.llm.fingerprint import fingerprint
 from ppedge.llm.llm import LLM, Cancel
-from ppedge.llm.prefix_cache import Prompt
+from ppedge.llm.prompt import Prompt
 from ppedge.llm.sampling import Sampling
 from ppedge.llm.scoring import log_softmax
 from ppedge.llm.segments import Soft, Text

@@ -49,6 +49,7 @@ class Model:
 
     context: Context
     weights: Weights | None = None
+    _closing = False
 
     def __init__(
         self, path: Path, *, n_ctx: int, n_batch: int, n_threads: int, verbose: bool
@@ -119,6 +120,11 @@ class Model:
         if not self.closed:
             self.close()
 
+    def begin_closing(self) -> None:
+        """Have calls on other threads end soon, with the error of a closed model."""
+        self._closing = True
+        self.stop()
+
     @property
     def closed(self) -> bool:
         """Whether ``close`` was called."""
@@ -129,14 +135,15 @@ class Model:
         self._open_weights()
 
     def _open_weights(self) -> Weights:
-        if self.weights is None:
+        if self.weights is None or self._closing:
             raise ModelError(f"{self.path}: this model has been closed")
         return self.weights
 
     def stop(self) -> None:
         """End a decode that runs on another thread."""
-        if self.weights:
-            self.weights.cancel.set()
+        weights = self.weights  # Another thread may be closing the model.
+        if weights:
+            weights.cancel.set()
 
     # --- vocabulary ---------------------------------------------------------------------------
 

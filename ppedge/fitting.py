@@ -1,0 +1,54 @@
+"""Whether a plug fits a model, and what the two make of a conversation together."""
+
+from __future__ import annotations
+
+from ppedge.blend import Blend
+from ppedge.errors import ModelError, PlugError
+from ppedge.llm.chat_template import ChatTemplate
+from ppedge.llm.llm import LLM
+from ppedge.llm.segments import Soft
+from ppedge.plug.conditioning import Conditioning
+from ppedge.plug.no_plug import NoPlug
+from ppedge.plug.plug import Plug
+from ppedge.turns.form import ChatForm, PlugForm, TemplateForm
+from ppedge.turns.prefixes import Notify
+
+
+def ensure_fits(plug: Plug, llm: LLM) -> None:
+    """Refuse a model that the plug was not made for, or that cannot do what the plug asks.
+
+    Raises:
+        PlugError: the plug was made for another model.
+        ModelError: the plug has a control vector, and llama.cpp cannot steer the model by it.
+    """
+    plug.check_model(llm.fingerprint, llm.path, llm.sampled_rows())
+    if n_control := plug.manifest.projector.n_control:
+        llm.ensure_steerable(n_control)
+
+
+def does_fit(plug: Plug, llm: LLM) -> bool:
+    """Whether a plug was made for a model."""
+    try:
+        plug.check_model(llm.fingerprint, llm.path, llm.sampled_rows())
+    except PlugError:
+        return False
+    return True
+
+
+def soft_of(conditioning: Conditioning, blend: Blend) -> Soft | None:
+    """What a blend takes of the plug's soft tokens and control vector; None without a plug."""
+    if not len(conditioning.soft):
+        return None
+    return Soft(conditioning.soft, conditioning.control if blend.control else None)
+
+
+def chat_form(llm: LLM, plug: Plug | NoPlug, notify: Notify) -> ChatForm:
+    """How conversations are written: as the plug wants it, or the model, or else plainly."""
+    chat = llm.chat_template()
+    if plug.manifest:
+        return PlugForm(plug.manifest.template, chat)
+    try:
+        return TemplateForm(chat)
+    except ModelError as error:
+        notify(f"{error}; using a plain form")
+        return TemplateForm(ChatTemplate())
