@@ -1,8 +1,8 @@
 """What of a persona bears on an answer: each part can be turned off, and has a measured default.
 
 The defaults are those that gave the best answers to everyday prompts by people whom nobody trained
-on (docs/ablations.md). The plug's soft tokens, its control vector and the n-gram cache are off:
-behind turns they made answers less like the person, or less of an answer.
+on (docs/evaluation.md). The plug's control vector is off: with it answers made more sense and were
+less like the person. So is the n-gram cache: behind turns it made answers less of an answer.
 """
 
 from __future__ import annotations
@@ -17,11 +17,18 @@ DEFAULT_TURNS: Final = 8
 MAX_TURNS: Final = 32
 MAX_STYLE: Final = 2.0
 MAX_TOPIC: Final = 5.0
+MAX_CONTROL: Final = 2.0
 
 PARTS: Final = ("turns", "soft", "control", "ngrams", "style", "rules", "topic")
 """Names of what `Blend.with_parts` and `Blend.without` turn on and off."""
 
-_FULL: Final[dict[str, Any]] = {"turns": DEFAULT_TURNS, "style": 0.35, "topic": 1.5}
+
+_FULL: Final[dict[str, Any]] = {
+    "turns": DEFAULT_TURNS,
+    "control": 1.0,
+    "style": 0.35,
+    "topic": 1.5,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +37,9 @@ class Blend:
 
     Attributes:
         turns: how many notes stand before the prompt as earlier turns; 0 is none.
-        soft: whether the plug's soft tokens are given.
-        control: whether the plug's control vector steers; it needs soft tokens to start from.
+        soft: whether the plug's soft tokens are given; without a plug there are none.
+        control: share of the plug's control vector that steers, 0 to `MAX_CONTROL`; it needs soft
+            tokens to start from. 1 is as it was trained.
         ngrams: whether the n-gram cache of the notes is blended in (``ppedge.llm.ngram_cache``).
         style: weight of the person's shapes (``ppedge.style.model``), 0 to `MAX_STYLE`.
         rules: whether an answer ends where its author would, and may neither copy nor loop.
@@ -42,8 +50,8 @@ class Blend:
     """
 
     turns: int = DEFAULT_TURNS
-    soft: bool = False
-    control: bool = False
+    soft: bool = True
+    control: float = 0.0
     ngrams: bool = False
     style: float = 0.35
     rules: bool = True
@@ -53,6 +61,8 @@ class Blend:
         """Check the numbers."""
         if not 0 <= self.turns <= MAX_TURNS:
             raise ModelError(f"turns must be 0 to {MAX_TURNS}, not {self.turns}")
+        if not 0 <= self.control <= MAX_CONTROL:
+            raise ModelError(f"control must be 0 to {MAX_CONTROL:g}, not {self.control:g}")
         if not 0 <= self.style <= MAX_STYLE:
             raise ModelError(f"style must be 0 to {MAX_STYLE:g}, not {self.style:g}")
         if not 0 <= self.topic <= MAX_TOPIC:

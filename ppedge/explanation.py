@@ -6,7 +6,7 @@ with a persona that does not hold the note (`without_note`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -14,10 +14,10 @@ from ppedge.notes.reader import Note
 from ppedge.plug.conditioning import Conditioning, condition
 from ppedge.plug.no_plug import NoPlug
 from ppedge.plug.plug import Plug
-from ppedge.store.persona import MUTE, PIN, Persona, handle
+from ppedge.store.persona import MUTE, PIN, Persona, Sample, handle
 from ppedge.store.temporary import temporary_folder
 from ppedge.style.manner import SAMPLED_NOTES
-from ppedge.turns.choose import choose_notes
+from ppedge.turns.choose import choose_notes, keep_last
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Explanation:
             one add up to 1. None without a plug.
         attention: whether these weights bear on the answer: the plug's soft tokens are given, or
             its n-gram cache is blended in.
-        n_notes: how many notes the persona holds, muted ones included.
+        n_notes: how many notes the persona holds (a view: are in its scope), muted ones included.
         n_manner: how many notes the person's shapes and rules are made of, no one of them much;
             0 where neither bears on the answer.
     """
@@ -75,16 +75,16 @@ def weigh(plug: Plug | NoPlug, prompt: str, persona: Persona) -> Conditioning | 
     return condition(plug, None, prompt, persona, len(persona))
 
 
-def turn_notes(notes: Sequence[Note], count: int, n_turns: int) -> list[Note]:
+def turn_notes(sample: Sample, count: int, n_turns: int) -> list[Note]:
     """The notes that turns were made of, in order.
 
     Args:
-        notes: those to choose from, as ``ppedge.turns.prefix.make_turns`` had them.
+        sample: those to choose from, as ``ppedge.turns.prefix.make_turns`` had them.
         count: how many turns were asked for.
-        n_turns: how many there was room for; the first ones made way.
+        n_turns: how many there was room for.
     """
-    chosen = choose_notes(notes, count)
-    return [notes[i] for i in chosen[len(chosen) - n_turns :]]
+    chosen = choose_notes(sample.notes, count, sample.pinned)
+    return [sample.notes[i] for i in keep_last(chosen, sample.pinned, n_turns)]
 
 
 def explanation(
@@ -109,13 +109,11 @@ def explanation(
     Raises:
         StoreError: the store cannot be read.
     """
-    muted = {name for name, mark in persona.marks().items() if mark == MUTE}
-    named = [(handle(note), note, weight) for note, weight in weighed.heaviest] if weighed else []
-    weights = {name: weight for name, _, weight in named}
-    audible = [(note, weight) for name, note, weight in named if name not in muted]
+    named = weighed.heaviest if weighed else []
+    weights = {handle(note): weight for note, weight in named}
     return Explanation(
         [(note, weights.get(handle(note))) for note in turns],
-        audible[:heaviest],
+        named[:heaviest],
         weighed.null_weight if weighed else None,
         attention,
         len(persona),
@@ -142,18 +140,16 @@ def without_note(
         StoreError: a store cannot be read, or the temporary one not be written.
     """
     left_out = handle(note)
-    notes = persona.notes() if attention else iter(persona.sample(SAMPLED_NOTES)[1])
-    encoder = plug if attention else NoPlug()
+    notes: Iterable[Note]
+    if attention:
+        encoder, notes, marks = plug, persona.notes(), persona.marks()
+    else:
+        sample = persona.sample(SAMPLED_NOTES)
+        encoder, notes = NoPlug(), sample.notes
+        marks = {handle(notes[i]): PIN for i in sample.pinned}
+    marks.pop(left_out, None)
     with temporary_folder() as home, Persona.open(home / "persona", encoder.space) as other:
         other.add((each for each in notes if handle(each) != left_out), encoder.encode_notes)
-        if attention:
-            _mark(other, {k: v for k, v in persona.marks().items() if k != left_out})
+        other.pin(*(name for name, mark in marks.items() if mark == PIN))
+        other.mute(*(name for name, mark in marks.items() if mark == MUTE))
         yield other
-
-
-def _mark(persona: Persona, marks: dict[str, int]) -> None:
-    for name, mark in marks.items():
-        if mark == PIN:
-            persona.pin(name)
-        else:
-            persona.mute(name)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from ppedge.blend import Blend
 from ppedge.errors import ModelError, PlugError
 from ppedge.llm.chat_template import ChatTemplate
@@ -39,7 +41,10 @@ def soft_of(conditioning: Conditioning, blend: Blend) -> Soft | None:
     """What a blend takes of the plug's soft tokens and control vector; None without a plug."""
     if not len(conditioning.soft):
         return None
-    return Soft(conditioning.soft, conditioning.control if blend.control else None)
+    control = conditioning.control
+    if control is not None:
+        control = control * np.float32(blend.control) if blend.control else None
+    return Soft(conditioning.soft, control)
 
 
 def chat_form(llm: LLM, plug: Plug | NoPlug, notify: Notify) -> ChatForm:

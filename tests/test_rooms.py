@@ -12,15 +12,18 @@ ROOT = Path(__file__).parents[1]
 MAX_LINES = 400
 # From the bottom up; a room imports from those before it and from itself.
 PPEDGE = (
-    ("errors", "closable"),
+    ("errors", "closable", "background"),
     ("notes", "attention"),
     ("store", "llm"),
     ("plug",),
     ("turns",),
     ("style",),
     ("defaults", "blend", "answer", "explanation"),
+    ("fitting",),
     ("personalizer",),
+    ("server",),
     ("cli",),
+    ("llm_plugin",),
 )
 EXPORT = (
     ("tools",),

@@ -94,6 +94,8 @@ def script(path: Path, pieces: list[int], *, n_ctx: int = 512, loops: bool = Fal
     output = np.zeros((N_VOCAB, width), np.float32)
     for token, after in following.items():
         output[after, token] = 10.0
+    if loops:
+        output[EOS] = -10.0  # What is drawn against loops must not end it either.
     tensors = {
         "token_embd.weight": np.eye(N_VOCAB, width, dtype=np.float32),
         "output_norm.weight": np.ones(width, np.float32),

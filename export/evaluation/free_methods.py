@@ -152,12 +152,15 @@ ROWS: dict[str, Row] = {
     "turns+plug": _blended(_TURNS.with_parts(*_TRAINED, "ngrams")),
     "turns+style": _blended(_TURNS.with_parts("style")),
     "default": _blended(Blend()),
+    "default-soft": _blended(Blend().without("soft")),
+    "default+control": _blended(Blend().with_parts("control")),
     "everything": _blended(Blend().with_parts(*PARTS)),
     "best-of-4": _blended(Blend(), best_of=4),
 }
 """Parts of a persona (``ppedge.blend``): *soft* is soft tokens and control vector, *plug* these and
 the n-gram cache, *turns* notes as earlier turns, *style* the shapes; *default* is what the run
-time does when it is told nothing, *everything* that and the plug."""
+time does when it is told nothing, *default-soft* that without the plug, *default+control* that with
+its control vector, *everything* all of it."""
 
 DEFAULT = (
     *("bare@0.2", "bare@0.7", "listed", "bm25-4", "soft", "plug"),

@@ -110,10 +110,10 @@ def import_command(
     as_json: bool,
     dry_run: bool,
 ) -> None:
-    """Add what you wrote in other programs: files, folders and exports, as docs/import.md says.
+    """Add what you wrote in other programs; also `ppedge notes import`.
 
-    Importing again adds only what is new. What is damaged is reported and passed over; the exit
-    code is then 1.
+    PATHS are files, folders and exports, as docs/import.md says. Importing again adds only what is
+    new. What is damaged is reported and passed over; the exit code is then 1.
 
     \b
     ppedge notes import ~/vault conversations.json twitter.zip

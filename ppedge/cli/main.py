@@ -22,6 +22,11 @@ COMMANDS = {
         "chat",
         "Answer one prompt after another the way the author of the notes would.",
     ),
+    "import": (
+        "ppedge.cli.imports",
+        "import_command",
+        "Add what you wrote in other programs; also `ppedge notes import`.",
+    ),
     "notes": (
         "ppedge.cli.notes",
         "notes",
@@ -40,7 +45,7 @@ COMMANDS = {
     "serve": (
         "ppedge.cli.serve",
         "serve",
-        "Serve the model and the kept notes to programs and a page on this machine.",
+        "Serve the model and the kept notes to programs on this machine, and a page to talk to it.",
     ),
     "watch": (
         "ppedge.cli.watch",

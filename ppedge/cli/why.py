@@ -163,9 +163,9 @@ def shown(found: Explanation) -> Iterator[str]:
 
 def _weighed(found: Explanation, null_weight: float, width: int) -> Iterator[str]:
     bears = (
-        "This bears on the answer, as it was asked for; by default it does not"
+        "This bears on the answer"
         if found.attention
-        else "This does not bear on the answer by default; it does with `--with soft`"
+        else "This does not bear on the answer, as it was asked for; by default it does"
     )
     if found.heaviest:
         yield from _wrapped(f"These weigh most by the plug's attention. {bears}:", width)

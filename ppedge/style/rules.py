@@ -127,6 +127,9 @@ class NoLoops:
 
     def draws_out(self, text: str, piece: str) -> bool:
         """Whether a piece behind this text would say one letter or mark too often in a row."""
+        runs = (len(found[0]) for found in _SAME.finditer(piece))
+        if max(runs, default=0) > self._longest:
+            return True
         last, first = text[-1:].casefold(), piece[:1].casefold()
         if not last.strip() or last != first:
             return False

@@ -120,7 +120,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "as it comes": {},
     "pushed": {"strength": 1.5},
     "best of two": {"best_of": 2},
-    "soft tokens": {"blend": Blend(soft=True, control=True, ngrams=True)},
+    "soft tokens": {"blend": Blend(soft=True, control=1.0, ngrams=True)},
 }
 
 

@@ -832,7 +832,8 @@ def test_help_imports_no_command_and_shows_the_line_of_each() -> None:
 
 def test_help_names_every_command(ppedge: Command) -> None:
     shown = ppedge.good("--help")
-    for command in ("doctor", "notes", "personalize", "plug"):
+    for command in ("doctor", "notes", "personalize", "plug", "chat", "why", "import", "persona",
+                    "watch", "serve"):  # fmt: skip
         assert f"  {command} " in shown
 
 

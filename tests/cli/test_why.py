@@ -86,9 +86,9 @@ def test_turns_come_first_in_order_then_the_heaviest_then_nobody(
 def test_it_says_what_bears_on_the_answer(ppedge: Command, history: Path) -> None:
     usual = flat(ppedge.good("why", "--history", history, PROMPT))
     assert "earlier turns, and bear on the answer:" in usual
-    assert "does not bear on the answer by default; it does with `--with soft`" in usual
-    soft = flat(ppedge.good("why", "--history", history, "--with", "soft", PROMPT))
-    assert "This bears on the answer, as it was asked for; by default it does not" in soft
+    assert "by the plug's attention. This bears on the answer:" in usual
+    turns = flat(ppedge.good("why", "--history", history, "--without", "soft", PROMPT))
+    assert "This does not bear on the answer, as it was asked for; by default it does" in turns
     none = flat(ppedge.good("why", "--history", history, "--without", "turns", PROMPT))
     assert "No note stands before the prompt" in none
     assert "turn  " not in none
@@ -310,11 +310,11 @@ def test_turns_are_the_notes_that_the_model_is_given(
 
 
 def test_which_note_bears_most(personalizer: Personalizer, anna: Persona) -> None:
+    turned = personalizer.explain(PROMPT, anna, blend=Blend(soft=False))
+    assert turned.foremost == max(turned.turns, key=lambda turn: turn[1] or 0)[0]
     usual = personalizer.explain(PROMPT, anna)
-    assert usual.foremost == max(usual.turns, key=lambda turn: turn[1] or 0)[0]
-    soft = personalizer.explain(PROMPT, anna, blend=Blend(soft=True))
-    assert soft.attention
-    assert soft.foremost == soft.heaviest[0][0]
+    assert usual.attention
+    assert usual.foremost == usual.heaviest[0][0]
     neither = personalizer.explain(PROMPT, anna, blend=Blend(turns=0, style=0, rules=False))
     assert (neither.turns, neither.n_manner) == ([], 0)
     assert Explanation([], [], None, False, 0, 0).foremost is None

@@ -269,6 +269,7 @@ def test_a_letter_is_drawn_out_as_far_as_the_person_does() -> None:
     assert not NoLoops().draws_out("soo", "oom")
     assert not NoLoops(["nooooooo!"]).draws_out("sooooo", "o")
     assert not NoLoops().draws_out("", "ooo")
+    assert NoLoops().draws_out("a place to live", ",,,,,,,,")
     assert not NoLoops().draws_out("a    ", "    b")
 
 

@@ -14,10 +14,10 @@ from ppedge.llm.llm import LLM
 from ppedge.llm.segments import Soft, Text
 from ppedge.notes.reader import Note
 from ppedge.plug.template import Part
-from ppedge.turns.ask import ask_for, common_words, request
+from ppedge.turns.ask import ANSWER_TOKENS, ask_for, common_words, request
 from ppedge.turns.choose import choose_notes
 from ppedge.turns.form import PlugForm, TemplateForm, Turn
-from ppedge.turns.prefix import ANSWER_TOKENS, cut, make_turns, pack, unpack
+from ppedge.turns.prefix import cut, make_turns, pack, unpack
 from tests import tiny_gguf
 
 CHATML = (
@@ -196,6 +196,19 @@ def test_turns_leave_room_for_a_prompt(llm: LLM) -> None:
     turns = make_turns(llm, form, notes, 30)
     assert 0 < len(turns) < 30
     assert len(llm.tokens(form.turns(turns))) <= llm.n_ctx // 3
+
+
+def test_pinned_notes_are_among_the_turns_as_many_as_fit(llm: LLM) -> None:
+    form = TemplateForm(llm.chat_template())
+    notes = [Note(f"{'abcdefghij'[i % 10]}{i} words of a note") for i in range(30)]
+    for pinned in (3, 17):
+        turns = make_turns(llm, form, notes, 8, {pinned})
+        assert notes[pinned].output.split()[0] in [turn.answer.split()[0] for turn in turns]
+    assert len(llm.tokens(form.turns(turns))) <= llm.n_ctx // 3
+    many = make_turns(llm, form, notes, 8, set(range(2, 30)))
+    assert 0 < len(many) < 28
+    assert [turn.answer.split()[0] for turn in many][-1] == "j29"
+    assert make_turns(llm, form, notes, 0, {3}) == []
 
 
 def test_a_long_note_is_cut_between_words(llm: LLM) -> None:
