@@ -117,7 +117,7 @@ class Prefixes:
             return
         if self._restored(persona, prefix):
             return
-        self._notify(f"reading {len(prefix.turns)} of the notes; kept for the next time")
+        self._notify(f"reading {len(prefix.turns)} of the notes, as nothing of them is kept yet")
         state = llm.state(segments, cancel=cancel)
         if state is not None:
             persona.keep_prefix(prefix.key, prefix.version, pack(prefix.turns, state))
