@@ -295,12 +295,12 @@ def test_a_conversation_stands_between_the_turns_and_the_prompt(
     notes = [Note("my own words", input="how?"), Note("rain again", input="what?")]
     with personalizer.persona(tmp_path / "anna") as persona:
         persona.add(notes, personalizer.plug.encode_notes)
-        own = given(personalizer, monkeypatch, FIRST, persona)
-        whole = given(personalizer, monkeypatch, FIRST, persona, conversation=talk)
+        plain = Blend(soft=False)
+        own = given(personalizer, monkeypatch, FIRST, persona, blend=plain)
+        whole = given(personalizer, monkeypatch, FIRST, persona, conversation=talk, blend=plain)
         soft = given(
             *(personalizer, monkeypatch, FIRST, persona),
             conversation=talk,
-            blend=Blend(soft=True),
             strength=0.5,
         )
     parts = ("my own words", "rain again", "who?", "me", "when?", "now", FIRST)

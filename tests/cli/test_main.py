@@ -161,8 +161,8 @@ def test_json_is_one_object_with_every_field(ppedge: Command, history: Path, plu
     ]
     assert report["finish"] in ("stop", "length")
     assert set(report["tokens"]) == {"prompt", "new", "soft"}
-    assert report["tokens"]["soft"] == 0
-    assert ppedge.json(*answer(history, PROMPT), "--with", "soft")["tokens"]["soft"] == N_SOFT
+    assert report["tokens"]["soft"] == N_SOFT
+    assert ppedge.json(*answer(history, PROMPT), "--without", "soft")["tokens"]["soft"] == 0
     assert 1 <= report["turns"] <= 3
     assert report["notes"] == len(NOTES)
     assert (report["seed"], report["plug"]) == (3, "tiny-0")
