@@ -74,11 +74,16 @@ class Log:
 
     @contextmanager
     def complaints(self) -> Iterator[deque[str]]:
-        """Collect the errors that this thread's calls log meanwhile."""
+        """Collect the errors that this thread's calls log meanwhile.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C came while llama.cpp was telling something.
+        """
         outer = getattr(self._here, "lines", None)
         self._here.lines = lines = deque[str](maxlen=8)
         try:
-            yield lines
+            with _interrupts_kept():
+                yield lines
         finally:
             self._here.lines = outer
 
@@ -90,6 +95,34 @@ class Log:
         lines = getattr(self._here, "lines", None)
         if lines is not None and self._level == _ERROR and message.strip():
             lines.append(" ".join(message.split()))
+
+
+@contextmanager
+def _interrupts_kept() -> Iterator[None]:
+    """Raise behind the block a KeyboardInterrupt that a callback of C met within it.
+
+    Python delivers Ctrl-C to whatever Python code runs next. Where that is a callback, ctypes can
+    hand the exception to nobody, and the program would go on as if nothing had been pressed.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Signals come to the main thread alone.
+        return
+    met: list[BaseException] = []
+    before = sys.unraisablehook
+
+    def hook(unraisable: sys.UnraisableHookArgs) -> None:
+        if isinstance(unraisable.exc_value, KeyboardInterrupt):
+            met.append(unraisable.exc_value)
+        else:
+            before(unraisable)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+    if met:
+        raise KeyboardInterrupt
 
 
 log: Final = Log()
