@@ -200,7 +200,7 @@ def test_the_command_asks_the_model_and_writes_what_it_said(tmp_path):
     words = [sys.executable, "-m", "export.corpus", "--llm", str(find_model()), "--out", str(out)]
     done = subprocess.run([*words, "--count", "4"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert f"of 4 answers are plain text: {out}" in done.stdout
+    assert f"of 4 prompts have an answer in plain text: {out}" in done.stdout
     found = [CorpusText(**each) for each in json.loads(out.read_text())["texts"]]
     assert {text.prompt for text in found} <= {prompt for prompt, _ in prompts(4, seed=0)}
     done = subprocess.run([*words, "--count", "0"], capture_output=True, text=True, check=False)

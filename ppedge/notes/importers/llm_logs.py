@@ -58,6 +58,10 @@ class _Prompt:
     texts: list[str]
 
 
+# A message that names what is damaged may itself be no UTF-8.
+_ERRORS: Final = (sqlite3.Error, UnicodeDecodeError)
+
+
 def matches(path: Path) -> bool:
     """Whether it is a SQLite database with the tables of such a log."""
     if peek(path, len(_MAGIC)) != _MAGIC:
@@ -65,7 +69,7 @@ def matches(path: Path) -> bool:
     try:
         with closing(_opened(path)) as database:
             return bool(_queries(database))
-    except (HistoryError, sqlite3.Error):
+    except (HistoryError, *_ERRORS):
         return False
 
 
@@ -107,7 +111,7 @@ def _prompts(path: Path) -> dict[str, _Prompt]:
                 raise HistoryError(f"{path}: a SQLite database, but not a log of `llm`")
             for query in queries:
                 _read_kind(database, query, found)
-    except sqlite3.Error as error:
+    except _ERRORS as error:
         raise HistoryError(f"{path}: {_reason(error)}") from None
     if len(found) > _MAX_PROMPTS:
         raise HistoryError(f"{path}: more than {_MAX_PROMPTS} prompts; not a log of one person")
@@ -186,7 +190,7 @@ def _columns(database: sqlite3.Connection, table: str) -> set[str]:
     return {row[1] for row in database.execute(f"PRAGMA table_info({table})")}
 
 
-def _reason(error: sqlite3.Error) -> str:
+def _reason(error: Exception) -> str:
     """What is wrong and what to do, in one line."""
     said = " ".join(str(error).split())
     if "locked" in said:
