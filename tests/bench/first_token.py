@@ -32,7 +32,8 @@ WAYS: dict[str, Blend | None] = {
     BARE: None,
     "4 turns": Blend(turns=4),
     "8 turns (default)": Blend(),
-    "8 turns, nothing else": Blend(style=0, rules=False, topic=0),
+    "8 turns, no soft tokens": Blend(soft=False),
+    "8 turns, nothing else": Blend(soft=False, style=0, rules=False, topic=0),
 }
 
 
