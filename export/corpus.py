@@ -23,6 +23,7 @@ import torch
 from export.data.leave_one_out import opening
 from export.data.template import TEMPLATE, place_soft, read_template
 from export.models.base_llm import FrozenLLM
+from export.models.batching import left_padded
 from export.models.features import Features
 from export.models.text_encoder import find_minilm
 from export.synthetic.corpus import MOST, CorpusText, prompts
@@ -67,15 +68,10 @@ def answers(llm: FrozenLLM, asked: Sequence[str], seed: int, temperature: float 
     batch = BATCH[llm.device.type]
     for start in range(0, len(asked), batch):
         rows = [llm.around_soft(prompt)[0] for prompt in asked[start : start + batch]]
-        width = max(map(len, rows))
-        ids = torch.full((len(rows), width), llm.end)
-        mask = torch.zeros(len(rows), width, dtype=torch.long)
-        for i, row in enumerate(rows):
-            ids[i, width - len(row) :] = torch.tensor(row)
-            mask[i, width - len(row) :] = 1
+        ids, mask = left_padded(rows, llm.end)
         made: Any = llm.model.generate(
             input_ids=ids.to(llm.device),
-            attention_mask=mask.to(llm.device),
+            attention_mask=mask.long().to(llm.device),
             do_sample=True,
             temperature=temperature,
             top_k=50,  # nucleus sampling would sort the vocabulary at every token
@@ -83,7 +79,7 @@ def answers(llm: FrozenLLM, asked: Sequence[str], seed: int, temperature: float 
             eos_token_id=llm.end,
             pad_token_id=llm.end,
         )
-        found += llm.tokenizer.batch_decode(made[:, width:], skip_special_tokens=True)
+        found += llm.tokenizer.batch_decode(made[:, ids.shape[1] :], skip_special_tokens=True)
         print(f"{len(found)}/{len(asked)} answers, {time.time() - begun:.0f} s", flush=True)
     return found
 

@@ -192,7 +192,7 @@ def open_run(args: argparse.Namespace) -> Run:
         distributed=distributed,
         trainer=Trainer(plug, llm, features),
         sampler=sampler,
-        batches=Prefetch(sampler.step, start=0, workers=args.workers),
+        batches=Prefetch(sampler.step, workers=args.workers),
         dev=dev,
         turns=dev_turns(dev, args.turns, args.seed) if args.turns else [],
         optimizer=torch.optim.AdamW(groups, weight_decay=0.01),

@@ -22,7 +22,6 @@ MAX_CONTROL: Final = 2.0
 PARTS: Final = ("turns", "soft", "control", "ngrams", "style", "rules", "topic")
 """Names of what `Blend.with_parts` and `Blend.without` turn on and off."""
 
-
 _FULL: Final[dict[str, Any]] = {
     "turns": DEFAULT_TURNS,
     "control": 1.0,

@@ -6,9 +6,10 @@ with a persona that does not hold the note (`without_note`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from ppedge.notes.reader import Note
 from ppedge.plug.conditioning import Conditioning, condition
@@ -56,6 +57,25 @@ class Explanation:
         if self.turns and not (self.attention and self.heaviest):
             return max(self.turns, key=lambda turn: turn[1] or 0.0)[0]
         return self.heaviest[0][0] if self.heaviest else None
+
+    def fields(self, named: Callable[[Note], dict[str, Any]]) -> dict[str, Any]:
+        """All of it as JSON has it.
+
+        Args:
+            named: what is said of a note beside its weight.
+        """
+        return {
+            "turns": [{"weight": weight, **named(note)} for note, weight in self.turns],
+            "heaviest": [{"weight": weight, **named(note)} for note, weight in self.heaviest],
+            "null_weight": self.null_weight,
+            "bears": {
+                "turns": bool(self.turns),
+                "attention": self.attention,
+                "manner": bool(self.n_manner),
+            },
+            "notes": self.n_notes,
+            "manner_notes": self.n_manner,
+        }
 
 
 def weigh(plug: Plug | NoPlug, prompt: str, persona: Persona) -> Conditioning | None:

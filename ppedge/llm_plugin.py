@@ -56,11 +56,12 @@ class _Opened:
         Raises:
             PpedgeError: it cannot be opened.
         """
+        from ppedge.cli.opening import notify
         from ppedge.personalizer import Personalizer
 
         with self._mutex:
             if self._personalizer is None:
-                self._personalizer = Personalizer.open(notify=_notify)
+                self._personalizer = Personalizer.open(notify=notify)
             return self._personalizer
 
 
@@ -201,12 +202,6 @@ def _tell(response: Any, answer: Answer) -> None:
     generation = answer.generation
     response.set_usage(input=generation.prompt_tokens, output=generation.new_tokens)
     response.response_json = {"finish": generation.finish, "seed": generation.seed}
-
-
-def _notify(line: str) -> None:
-    import click
-
-    click.echo(f"ppedge: {line}", err=True)
 
 
 @contextmanager

@@ -161,26 +161,30 @@ class Personalizer(Closable):
             persona.close()
         return Persona.open(path, space, create=create, read_only=read_only)
 
-    def condition(self, prompt: str, persona: Persona, *, heaviest: int = 3) -> Conditioning:
+    def condition(
+        self, prompt: str, persona: Persona, *, heaviest: int = 3, ngrams: bool = True
+    ) -> Conditioning:
         """Pool a persona for ``prompt`` into soft tokens, and remember its wording.
 
         Args:
             prompt: what is asked.
             persona: whose notes; may be empty (the null note then stands alone).
             heaviest: how many of the heaviest notes to name.
+            ngrams: whether to make the n-gram cache of the wording.
 
         Raises:
             PlugError: the plug's graphs fail.
             StoreError: the store cannot be read.
             ModelError: the model is closed.
         """
+        builder = self._ngrams if ngrams else None
         if isinstance(self.plug, Plug):
-            return condition(self.plug, self._ngrams, prompt, persona, heaviest)
-        began = time.perf_counter()
-        notes = persona.sample(SAMPLED_NOTES).notes
-        assert self._ngrams is not None  # Without a plug there is the default.
-        memory = self._ngrams.build((note, 1.0) for note in notes)
-        seconds = {"ngrams": time.perf_counter() - began}
+            return condition(self.plug, builder, prompt, persona, heaviest)
+        memory, seconds = None, {}
+        if builder:
+            began = time.perf_counter()
+            memory = builder.build((note, 1.0) for note in persona.sample(SAMPLED_NOTES).notes)
+            seconds["ngrams"] = time.perf_counter() - began
         nothing = np.zeros((0, self.llm.n_embd), np.float32)
         return Conditioning(nothing, None, [], seconds, memory)
 
@@ -248,14 +252,15 @@ class Personalizer(Closable):
             bare = self.llm.generate(self._given(None, conversation, prompt), sampling)
             return Answer(bare, timeout=timeout)
         blend = blend or Blend()
-        conditioning = cache(partial(self.condition, prompt, persona, heaviest=heaviest))
+        conditioning = cache(
+            partial(self.condition, prompt, persona, heaviest=heaviest, ngrams=blend.ngrams)
+        )
         manner = self._manner(persona, blend)
         soft = soft_of(conditioning(), blend) if blend.soft else None
         prefix = self._prefix(persona, manner, blend, prompt, soft)
         segments = self._given(prefix, conversation, prompt, soft)
-        processor = self._processors(
-            prompt, conditioning().memory if blend.ngrams else None, manner, blend
-        )
+        memory = conditioning().memory if blend.ngrams else None
+        processor = self._processors(prompt, memory, manner, blend)
         if strength != 1:
             # At 0 nothing of the persona bears on the answer, its rules neither.
             inner = processor if strength else None

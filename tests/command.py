@@ -9,7 +9,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 PPEDGE = Path(sys.executable).with_name("ppedge")
 SECONDS = 120
@@ -33,6 +33,7 @@ class Command:
 
     home: Path
     env: dict[str, str] = field(default_factory=dict)
+    program: ClassVar[Path] = PPEDGE
 
     def environment(self, **more: str) -> dict[str, str]:
         # Some libraries behave better when they see that they are tested.
@@ -49,7 +50,7 @@ class Command:
     ) -> subprocess.CompletedProcess[bytes]:
         """Run it to its end; whatever happens, nobody may see a traceback."""
         done = subprocess.run(
-            [PPEDGE, *arguments],
+            [self.program, *arguments],
             input=stdin,
             capture_output=True,
             env=self.environment(**env),
@@ -98,7 +99,7 @@ class Command:
         }
         try:
             return subprocess.Popen(
-                [PPEDGE, *arguments],
+                [self.program, *arguments],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,

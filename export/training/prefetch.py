@@ -1,6 +1,6 @@
 """Batches drawn ahead of the step that wants them, by processes of their own.
 
-    batches = Prefetch(sampler.step, start=0, workers=8)
+    batches = Prefetch(sampler.step, workers=8)
     batch = batches(0)
 
 A GPU waits for nothing as long as for its batches to be drawn. The batch of a step hangs on the
@@ -24,18 +24,17 @@ def _step(step: int) -> Any:
 
 
 class Prefetch:
-    """Calls ``draw`` for steps that come; in this process where there are no workers.
+    """Calls ``draw`` for steps, one after the other; in this process where there are no workers.
 
     Args:
         draw: makes the batch of a step.
-        start: the first step that will be asked for; each that follows is one more.
         workers: processes; 0 for none. They are forked, so that nothing is read twice, and do no
             torch.
     """
 
-    def __init__(self, draw: Callable[[int], Any], *, start: int, workers: int) -> None:
+    def __init__(self, draw: Callable[[int], Any], *, workers: int) -> None:
         self.draw, self.ahead = draw, AHEAD * workers
-        self._next = start
+        self._next = 0  # the step that is drawn next
         self._waiting: dict[int, Future[Any]] = {}
         self._pool = (
             ProcessPoolExecutor(

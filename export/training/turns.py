@@ -60,11 +60,12 @@ class Prefixes:
 
     def run_heads(self, heads: Sequence[Sequence[int]], turns: Sequence[Sequence[Note]]) -> Head:
         """``FrozenLLM.run_heads``, each prompt behind the turns of its own person."""
-        people = list(dict.fromkeys(map(tuple, turns)))
+        keys = [tuple(notes) for notes in turns]
+        people = list(dict.fromkeys(keys))
         prefixes = self.of(people)
         if not any(prefix.mask.shape[1] for prefix in prefixes):
             return self.llm.run_heads(heads)
-        rows = [people.index(tuple(notes)) for notes in turns]
+        rows = [people.index(key) for key in keys]
         start = self.llm.words.start
         bare = [
             head[len(start) :] if prefixes[row].mask.shape[1] and start else head

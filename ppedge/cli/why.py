@@ -300,21 +300,12 @@ def _report(
 ) -> dict[str, Any]:
     return {
         "prompt": prompt,
-        "turns": [_fields(note, weight) for note, weight in found.turns],
-        "heaviest": [_fields(note, weight) for note, weight in found.heaviest],
-        "null_weight": found.null_weight,
-        "bears": {
-            "turns": bool(found.turns),
-            "attention": found.attention,
-            "manner": bool(found.n_manner),
-        },
-        "notes": found.n_notes,
-        "manner_notes": found.n_manner,
+        **found.fields(_fields),
         "answers": texts,
         "model": str(personalizer.llm.path),
         "plug": personalizer.plug.name,
     }
 
 
-def _fields(note: Note, weight: float | None) -> dict[str, Any]:
-    return {"weight": weight, "name": handle(note), **note_fields(note)}
+def _fields(note: Note) -> dict[str, Any]:
+    return {"name": handle(note), **note_fields(note)}

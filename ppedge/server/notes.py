@@ -14,7 +14,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from ppedge.errors import PpedgeError, StoreError
-from ppedge.explanation import Explanation
 from ppedge.notes.reader import Note
 from ppedge.personalizer import Personalizer
 from ppedge.server.answers import Answers
@@ -151,23 +150,8 @@ def _explained(
     with people.opened(name, scope) as persona:
         found = personalizer.explain(prompt, persona, heaviest=top)
         marks = persona.marks()
-    return {"model": model_name(name), "prompt": prompt, **_weighed(found, marks)}
-
-
-def _weighed(found: Explanation, marks: dict[str, int]) -> dict[str, Any]:
-    """An explanation, with the names that `ppedge why --json` has for its parts."""
-    return {
-        "turns": [{"weight": weight, **_fields(note, marks)} for note, weight in found.turns],
-        "heaviest": [{"weight": weight, **_fields(note, marks)} for note, weight in found.heaviest],
-        "null_weight": found.null_weight,
-        "bears": {
-            "turns": bool(found.turns),
-            "attention": found.attention,
-            "manner": bool(found.n_manner),
-        },
-        "notes": found.n_notes,
-        "manner_notes": found.n_manner,
-    }
+    told = found.fields(lambda note: _fields(note, marks))
+    return {"model": model_name(name), "prompt": prompt, **told}
 
 
 def _fields(note: Note, marks: dict[str, int]) -> dict[str, Any]:

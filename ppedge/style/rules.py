@@ -9,6 +9,7 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from itertools import groupby, pairwise
 from typing import Final
 
@@ -112,8 +113,7 @@ class NoLoops:
         words = [words_of(text) for text in texts]
         self._doubled = {a for each in words for a, b in pairwise(each) if a == b}
         self._counts = any(map(_MANY_NUMBERS.search, texts))
-        runs = (len(found[0]) for text in texts for found in _SAME.finditer(text))
-        self._longest = max(_DRAWN_OUT, *runs, 0)
+        self._longest = max([_DRAWN_OUT, *map(_longest_run, texts)])
         self._bare = max([_BARE_MARKS, *map(_bare_marks, texts)])
 
     def counts_up(self, text: str) -> bool:
@@ -127,8 +127,7 @@ class NoLoops:
 
     def draws_out(self, text: str, piece: str) -> bool:
         """Whether a piece behind this text would say one letter or mark too often in a row."""
-        runs = (len(found[0]) for found in _SAME.finditer(piece))
-        if max(runs, default=0) > self._longest:
+        if _longest_run(piece) > self._longest:
             return True
         last, first = text[-1:].casefold(), piece[:1].casefold()
         if not last.strip() or last != first:
@@ -150,6 +149,12 @@ class NoLoops:
         if len(words) >= _STUTTER - 1 and len(set(words[1 - _STUTTER :])) == 1:
             found.add(words[-1])
         return found
+
+
+@lru_cache(1 << 16)  # Of hundreds of pieces at each token, mostly the same.
+def _longest_run(text: str) -> int:
+    """How often a letter or mark comes in a row, at most."""
+    return max((len(found[0]) for found in _SAME.finditer(text)), default=0)
 
 
 def _bare_marks(text: str) -> int:

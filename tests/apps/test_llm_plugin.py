@@ -33,6 +33,13 @@ SAMPLING = Sampling(seed=4, max_tokens=8)
 class Llm(Command):
     """`llm` with a folder of its own, and ppedge's data folder beside it."""
 
+    program = LLM
+
+    @property
+    def ppedge(self) -> Command:
+        """`ppedge` with the same data folder."""
+        return Command(self.home)
+
     def environment(self, **more: str) -> dict[str, str]:
         folder = self.home.parent / "llm"
         folder.mkdir(exist_ok=True)
@@ -45,15 +52,7 @@ class Llm(Command):
         }
 
     def run(self, *arguments: str, stdin: bytes = b"", **env: str) -> tuple[int, str, str]:
-        done = subprocess.run(
-            [LLM, *arguments],
-            input=stdin,
-            capture_output=True,
-            env=self.environment(**env),
-            timeout=SECONDS,
-            check=False,
-        )
-        assert b"Traceback" not in done.stderr, done.stderr.decode()
+        done = self(*arguments, stdin=stdin, **env)
         return done.returncode, done.stdout.decode(), done.stderr.decode()
 
     def says(self, *arguments: str, stdin: bytes = b"", **env: str) -> str:
@@ -79,8 +78,8 @@ class Llm(Command):
 def llm(tmp_path_factory: pytest.TempPathFactory) -> Llm:
     """Two personas are kept: the default one, and one called doctor."""
     command = Llm(tmp_path_factory.mktemp("plugin") / "home")
-    command.good("notes", "add", PEOPLE / "captain.jsonl")
-    command.good("notes", "add", "--persona", "doctor", PEOPLE / "doctor.jsonl")
+    command.ppedge.good("notes", "add", PEOPLE / "captain.jsonl")
+    command.ppedge.good("notes", "add", "--persona", "doctor", PEOPLE / "doctor.jsonl")
     command.says("-m", "ppedge", PROMPT, *FEW)  # What is read of the notes is kept.
     return command
 
@@ -272,14 +271,14 @@ def test_what_llm_logged_comes_back_as_notes(
     short = ("-m", "ppedge", "-o", "max_tokens", "2")
     llm.says(*short, "-s", "You are a pirate.", "my own words", **tiny)
     llm.says(*short, "-t", "around", "-f", str(fragment), "in the middle", **tiny)
-    done = llm("notes", "import", "--persona", "logs", path)
+    done = llm.ppedge("notes", "import", "--persona", "logs", path)
     assert done.returncode == 0
     assert f"ppedge: {path}: llm-logs, found 2, added 2\n" == done.stderr.decode()
-    lines = llm.good("notes", "list", "--json", "--persona", "logs").splitlines()
+    lines = llm.ppedge.good("notes", "list", "--json", "--persona", "logs").splitlines()
     notes = [json.loads(line) for line in lines]
     assert [note["output"] for note in notes] == ["my own words", "in the middle"]
     assert all(abs(note["time"] - time.time()) < 600 for note in notes)
-    assert llm.good("notes", "import", "--persona", "logs", path) == "unchanged 2, notes 2\n"
+    assert llm.ppedge.good("notes", "import", "--persona", "logs", path) == "unchanged 2, notes 2\n"
 
 
 def test_the_async_model_never_keeps_the_event_loop(

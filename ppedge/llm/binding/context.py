@@ -318,8 +318,14 @@ def _open(weights: Weights, n_ctx: int, n_batch: int, sequences: int) -> Any:
     # third later (docs/evaluation.md).
     if hasattr(params, "flash_attn_type"):
         params.flash_attn_type = _NO_FLASH_ATTENTION
-    with log.complaints() as lines:
-        context = C.llama_init_from_model(weights.pointer, params)
+    context = None
+    try:
+        with log.complaints() as lines:
+            context = C.llama_init_from_model(weights.pointer, params)
+    except KeyboardInterrupt:
+        if context:
+            C.llama_free(context)
+        raise
     if not context:
         raise ModelError(
             f"{weights.path}: llama.cpp cannot make a context of {n_ctx} positions" + because(lines)

@@ -71,15 +71,16 @@ class Model:
     def _load(self, n_threads: int) -> None:
         with log.complaints() as lines:
             pointer = C.llama_model_load_from_file(os.fsencode(self.path), _model_params())
-        if not pointer:
-            raise ModelError(f"{self.path}: llama.cpp cannot load this model{because(lines)}")
-        self.vocab = C.llama_model_get_vocab(pointer)
-        self.n_vocab = int(C.llama_vocab_n_tokens(self.vocab))
-        self.n_embd = int(C.llama_model_n_embd(pointer))
-        self.n_layer = int(C.llama_model_n_layer(pointer))
-        wide = getattr(C, "llama_model_n_embd_inp", C.llama_model_n_embd)
-        sizes = (self.n_vocab, self.n_embd, self.n_layer, int(wide(pointer)))
-        self.weights = Weights(pointer, self.path, n_threads, *sizes)
+            if not pointer:
+                raise ModelError(f"{self.path}: llama.cpp cannot load this model{because(lines)}")
+            self.vocab = C.llama_model_get_vocab(pointer)
+            self.n_vocab = int(C.llama_vocab_n_tokens(self.vocab))
+            self.n_embd = int(C.llama_model_n_embd(pointer))
+            self.n_layer = int(C.llama_model_n_layer(pointer))
+            wide = getattr(C, "llama_model_n_embd_inp", C.llama_model_n_embd)
+            sizes = (self.n_vocab, self.n_embd, self.n_layer, int(wide(pointer)))
+            # Within the block, whose end may raise: `close` frees what it knows of.
+            self.weights = Weights(pointer, self.path, n_threads, *sizes)
         self.has_encoder = bool(C.llama_model_has_encoder(pointer))
         start = int(C.llama_model_decoder_start_token(pointer))
         self.decoder_start = start if start >= 0 else max(0, int(C.llama_vocab_bos(self.vocab)))
