@@ -16,7 +16,8 @@ from ppedge.llm.llm import LLM
 from ppedge.llm.ngram_cache import Gate, NgramCacheConfig
 from ppedge.store.persona import Persona, Sample
 from ppedge.style.model import ShapeCounts, StyleModel
-from ppedge.style.rules import Ending, NoCopying, NoLoops, Rules
+from ppedge.style.rules import Ending, NoCopying, NoLoops
+from ppedge.style.ruling import Pieces, Rules
 from ppedge.style.shapes import Shapes
 
 SAMPLED_NOTES: Final = 256
@@ -53,6 +54,7 @@ class Voices:
         """Count nothing yet."""
         self.llm = llm
         self.shapes = Shapes(llm)
+        self.pieces = Pieces(llm)
 
     @cached_property
     def everybody(self) -> ShapeCounts:
@@ -104,11 +106,12 @@ class Manner:
     @cached_property
     def rules(self) -> Rules:
         """Where an answer ends, and what it may not copy."""
-        llm = self._voices.llm
+        voices = self._voices
         ending = Ending(self._texts, [len(tokens) for tokens in self._tokens])
         brackets = any("[" in text for text in self._texts)
         loops = NoLoops(self._texts)
-        return Rules(llm, llm.end_token, self.copying, loops, ending, brackets=brackets)
+        end = voices.llm.end_token
+        return Rules(voices.pieces, end, self.copying, loops, ending, brackets=brackets)
 
 
 class Manners:

@@ -98,6 +98,7 @@ class StyleModel:
         known = sorted(everybody.shapes | self._person.shapes)
         self._uniform = {shape: 1 / len(known) for shape in known}
         self._ratios: dict[Context, dict[str, float]] = {}
+        self._weighted: dict[Context, NDArray[np.float32]] = {}
 
     def process(self, logits: NDArray[np.float32], written: Sequence[int]) -> NDArray[np.float32]:
         """Add ``weight`` times r to the `LIKELY` likeliest tokens and rule out the others.
@@ -107,12 +108,20 @@ class StyleModel:
             written: the answer's tokens so far.
         """
         likely = likeliest(logits)
-        ratios, shapes = self._ratio(written), self._shapes
-        gains = [ratios.get(shapes(token), 0.0) for token in likely.tolist()]
-        kept = logits[likely] + self._weight * np.array(gains, np.float32)
+        kept = logits[likely] + self._gains(written, self._shapes.numbers(likely))
         logits.fill(-np.inf)
         logits[likely] = kept
         return logits
+
+    def _gains(self, written: Sequence[int], numbers: NDArray[np.int32]) -> NDArray[np.float32]:
+        """``weight`` times r, float32 [n], of shapes by their numbers after some tokens."""
+        context, names = self._context(written), self._shapes.names
+        gains = self._weighted.get(context)
+        if gains is None or len(gains) < len(names):  # of shapes that are new since
+            ratios = self._ratio(context)
+            gains = self._weight * np.array([ratios.get(name, 0.0) for name in names], np.float32)
+            self._weighted[context] = gains
+        return gains[numbers]
 
     def score(self, tokens: Sequence[int]) -> float:
         """The mean of r over a text's tokens, its end token among them if it ended; 0 of none."""
@@ -120,13 +129,17 @@ class StyleModel:
             return 0.0
         total = 0.0
         for i, token in enumerate(tokens):
-            total += self._ratio(tokens[max(0, i - ORDER) : i]).get(self._shapes(token), 0.0)
+            context = self._context(tokens[max(0, i - ORDER) : i])
+            total += self._ratio(context).get(self._shapes(token), 0.0)
         return total / len(tokens)
 
-    def _ratio(self, written: Sequence[int]) -> dict[str, float]:
-        """R of every known shape after some tokens, by their last `ORDER` shapes."""
+    def _context(self, written: Sequence[int]) -> Context:
+        """The last `ORDER` shapes of some tokens."""
         last = [self._shapes(token) for token in written[-ORDER:]]
-        context = tuple([START] * (ORDER - len(last)) + last)
+        return tuple([START] * (ORDER - len(last)) + last)
+
+    def _ratio(self, context: Context) -> dict[str, float]:
+        """R of every known shape after some others."""
         found = self._ratios.get(context)
         if found is None:
             everybody = self._everybody.blend(self._uniform, context, 1.0)

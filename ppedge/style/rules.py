@@ -1,6 +1,6 @@
 """Where an answer ends, and what it may not copy: rules that a person's notes set for any model.
 
-Each is a function of logits and the tokens so far, to be put between a model and its sampling.
+They speak of texts and words; ``ruling.py`` has a model's tokens keep them.
 """
 
 from __future__ import annotations
@@ -9,14 +9,10 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 from itertools import groupby, pairwise
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
-
-from ppedge.style.shapes import Vocabulary, likeliest
 
 COPY_WORDS: Final = 8
 """Words in a row that an answer may not have from a note."""
@@ -41,7 +37,6 @@ _STUTTER: Final = 3  # times in a row that it may not
 _WORN_WITHIN: Final = 40
 _WORN: Final = 3
 _TELLING: Final = 5
-_BEGUN: Final = 4  # letters by which a word is known before it ends
 _OPENERS: Final = 2  # sentences that the same two words may open
 _DRAWN_OUT: Final = 4  # times that a letter or mark may come in a row, "sooo"
 _SAME: Final = re.compile(r"(\S)\1*", re.IGNORECASE)
@@ -49,7 +44,6 @@ _WORD: Final = re.compile(r"[^\W_]+")
 _BARE_MARKS: Final = 2  # pieces between spaces, in a row, that may have no letter or digit
 _NUMBERS: Final = re.compile(r"(?:(?:^|\s)\W*\d\S*){2}\s+\W*$")
 _MANY_NUMBERS: Final = re.compile(r"(?:(?:^|\s)\W*\d\S*){3}")
-_LAST_WORD: Final = re.compile(r"[^\W_]+$")
 _SENTENCE: Final = re.compile(r"[.!?…\n]+")
 _SENTENCE_END: Final = re.compile(r"[.!?…][\"'”’)]*\s*$|\n\s*$")
 
@@ -104,6 +98,9 @@ class NoLoops:
     not follow itself, no third number follows two, no letter comes five times in a row, and bare
     marks do not take over, unless the notes have such.
 
+    Attributes:
+        longest: times that a letter or mark may come in a row.
+
     Args:
         texts: of the person's notes.
     """
@@ -113,7 +110,7 @@ class NoLoops:
         words = [words_of(text) for text in texts]
         self._doubled = {a for each in words for a, b in pairwise(each) if a == b}
         self._counts = any(map(_MANY_NUMBERS.search, texts))
-        self._longest = max([_DRAWN_OUT, *map(_longest_run, texts)])
+        self.longest = max([_DRAWN_OUT, *map(longest_run, texts)])
         self._bare = max([_BARE_MARKS, *map(_bare_marks, texts)])
 
     def counts_up(self, text: str) -> bool:
@@ -127,13 +124,13 @@ class NoLoops:
 
     def draws_out(self, text: str, piece: str) -> bool:
         """Whether a piece behind this text would say one letter or mark too often in a row."""
-        if _longest_run(piece) > self._longest:
+        if longest_run(piece) > self.longest:
             return True
         last, first = text[-1:].casefold(), piece[:1].casefold()
         if not last.strip() or last != first:
             return False
         said = len(text) - len(text.rstrip(last + last.upper()))
-        return said + len(piece) - len(piece.lstrip(last + last.upper())) > self._longest
+        return said + len(piece) - len(piece.lstrip(last + last.upper())) > self.longest
 
     def forbidden(self, text: str) -> set[str]:
         """Words that would repeat too much behind a text that ends with a whole word."""
@@ -151,8 +148,7 @@ class NoLoops:
         return found
 
 
-@lru_cache(1 << 16)  # Of hundreds of pieces at each token, mostly the same.
-def _longest_run(text: str) -> int:
+def longest_run(text: str) -> int:
     """How often a letter or mark comes in a row, at most."""
     return max((len(found[0]) for found in _SAME.finditer(text)), default=0)
 
@@ -254,140 +250,3 @@ def _usual_tail(texts: Iterable[str], patterns: Sequence[re.Pattern[str]]) -> in
         if (found := pattern.search(text))
     ]
     return math.ceil(np.quantile(tails, _USUAL)) if tails else 0
-
-
-def _is_said(word: str, forbidden: set[str]) -> bool:
-    """Whether a word is forbidden, or so much of a longer one that nothing else comes of it."""
-    if word in forbidden:
-        return True
-    return len(word) >= _BEGUN and any(each.startswith(word) for each in forbidden)
-
-
-class Rules:
-    """`NoCopying`, `NoLoops` and `Ending` as one logits processor.
-
-    Args:
-        vocabulary: of the model.
-        end: the token that ends a text; None where there is none, and answers cannot be ended.
-        copying, loops, ending: the rules.
-        brackets: whether the person writes square brackets; a small model fills letters with
-            "[Your Name]" otherwise.
-    """
-
-    def __init__(
-        self,
-        vocabulary: Vocabulary,
-        end: int | None,
-        copying: NoCopying,
-        loops: NoLoops,
-        ending: Ending,
-        *,
-        brackets: bool = True,
-    ) -> None:
-        """Join them."""
-        self._vocabulary, self._end = vocabulary, end
-        self._copying, self._loops, self._ending = copying, loops, ending
-        self._brackets = brackets
-        # Of hundreds of tokens at each step, mostly the same.
-        self._pieces: dict[int, str] = {}
-        self._first_words: dict[int, tuple[bool, str]] = {}
-
-    def process(self, logits: NDArray[np.float32], written: Sequence[int]) -> NDArray[np.float32]:
-        """Rule out what the rules forbid.
-
-        Args:
-            logits: float32 [n_vocab], -inf where a token is ruled out already; changed.
-            written: the answer's tokens so far.
-
-        Returns:
-            float32 [n_vocab]; as it came where nothing would be left.
-        """
-        text = self._text(written)
-        if self._end is not None and self._ending.is_over(text, len(written)):
-            logits.fill(-np.inf)
-            logits[self._end] = 0
-            return logits
-        if self._end is not None and self._ending.is_last_word(text):
-            self._end_word(logits, self._end)
-        ruled_out = self._ruled_out(logits, text)
-        if len(ruled_out) < int(np.isfinite(logits).sum()):
-            logits[ruled_out] = -np.inf
-        return logits
-
-    def _end_word(self, logits: NDArray[np.float32], end: int) -> None:
-        """End the text in place of beginning another word."""
-        possible = likeliest(logits).tolist()
-        others = [token for token in possible if not self._piece(token)[:1].isalnum()]
-        if others:
-            # Their share of the probability goes to the end.
-            share = float(np.logaddexp.reduce(logits[others].astype(np.float64)))
-            logits[others] = -np.inf
-            logits[end] = share
-
-    def _ruled_out(self, logits: NDArray[np.float32], text: str) -> list[int]:
-        possible = likeliest(logits).tolist()
-        found = []
-        if len(words_of(text)) < self._ending.least_words:
-            found = [token for token in possible if self._vocabulary.is_end(token)]
-        words = self._forbidden(text)
-        last = _LAST_WORD.search(text)
-        longer = self._forbidden(text[: last.start()]) if last else set()
-        if words or longer:
-            begun = last[0] if last else ""
-            found += [token for token in possible if self._says(token, begun, words, longer)]
-        if self._loops.counts_up(text.rstrip() + " "):
-            found += [token for token in possible if self._begins_number(token, text)]
-        if self._loops.only_marks(text):
-            found += [t for t in possible if self._is_mark(t)]
-        found += [t for t in possible if self._loops.draws_out(text, self._piece(t))]
-        if not self._brackets:
-            found += [token for token in possible if "[" in self._piece(token)]
-        return found
-
-    def _forbidden(self, text: str) -> set[str]:
-        return self._copying.forbidden(text) | self._loops.forbidden(text)
-
-    def _says(self, token: int, begun: str, words: set[str], longer: set[str]) -> bool:
-        """Whether a token says a forbidden word.
-
-        Args:
-            token: the next one.
-            begun: the word that the text ends with, "" where it ends with none.
-            words: that may not follow it.
-            longer: that may not stand in its place.
-        """
-        goes_on, word = self._first_word(token)
-        if not (begun and goes_on):
-            return bool(word) and _is_said(word, words)
-        if not longer:
-            return False
-        return _is_said(words_of(begun + self._piece(token))[0], longer)
-
-    def _first_word(self, token: int) -> tuple[bool, str]:
-        """Whether a token may go on with a word, and its own first word, "" where it has none."""
-        found = self._first_words.get(token)
-        if found is None:
-            piece = self._piece(token)
-            found = piece[:1].isalnum(), next(iter(words_of(piece)), "")
-            self._first_words[token] = found
-        return found
-
-    def _begins_number(self, token: int, text: str) -> bool:
-        piece = self._piece(token)
-        if piece and not piece.strip(" "):
-            return True  # A space by itself stands before a number, where digits are tokens.
-        is_new = not text or text[-1].isspace() or piece[:1].isspace()
-        return is_new and piece.lstrip()[:1].isdigit()
-
-    def _is_mark(self, token: int) -> bool:
-        return not (self._first_word(token)[1] or self._vocabulary.is_end(token))
-
-    def _piece(self, token: int) -> str:
-        found = self._pieces.get(token)
-        if found is None:
-            found = self._vocabulary.piece(token).decode("utf-8", "replace")
-            self._pieces[token] = found
-        return found
-
-    def _text(self, written: Sequence[int]) -> str:
-        return b"".join(map(self._vocabulary.piece, written)).decode("utf-8", "replace")

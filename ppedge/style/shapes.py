@@ -7,6 +7,8 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ppedge.style.token_table import TokenTable
+
 END: Final = "end"
 """Shape of every token that ends a text."""
 
@@ -19,9 +21,11 @@ LIKELY: Final = 256
 
 
 def likeliest(logits: NDArray[np.float32]) -> NDArray[np.int64]:
-    """The `LIKELY` tokens of the highest logits, in no order."""
-    count = min(LIKELY, len(logits))
-    found: NDArray[np.int64] = np.argpartition(-logits, count - 1)[:count]
+    """The `LIKELY` tokens of the highest logits, in no order; fewer where others are -inf."""
+    possible = np.flatnonzero(logits > -np.inf)
+    if len(possible) <= LIKELY:  # Somebody has chosen them already, which spares a sort.
+        return possible
+    found: NDArray[np.int64] = np.argpartition(-logits, LIKELY - 1)[:LIKELY]
     return found
 
 
@@ -41,12 +45,18 @@ class Shapes:
     Letters are told apart by their case and by the space before them, digits by the space, line
     breaks by their number. A mark or an emoji is a shape of its own: which ones a person uses,
     and where, is their manner.
+
+    Attributes:
+        names: of the shapes that have a number so far.
     """
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         """Know no token yet."""
         self._vocabulary = vocabulary
         self._known: dict[int, str] = {}
+        self.names: list[str] = []
+        self._numbers: dict[str, int] = {}
+        self._table = TokenTable(self._number, 1)
 
     def __call__(self, token: int) -> str:
         """The shape of a token."""
@@ -56,6 +66,17 @@ class Shapes:
             shape = END if end else text_shape(self._vocabulary.piece(token))
             self._known[token] = shape
         return shape
+
+    def numbers(self, tokens: NDArray[np.int64]) -> NDArray[np.int32]:
+        """The shapes of some tokens, int64 [n], as places in ``names``, int32 [n]."""
+        return self._table(tokens)[:, 0]
+
+    def _number(self, token: int) -> tuple[int]:
+        name = self(token)
+        if name not in self._numbers:
+            self.names.append(name)
+            self._numbers[name] = len(self.names) - 1
+        return (self._numbers[name],)
 
 
 def text_shape(piece: bytes) -> str:

@@ -125,6 +125,10 @@ class Running:
 
     def end(self, number: int = signal.SIGINT) -> int:
         self.process.send_signal(number)
+        return self.ended()
+
+    def ended(self) -> int:
+        """Exit code of a watch that ends by itself."""
         code = self.process.wait(60)
         for thread in self.threads:
             thread.join()
@@ -209,7 +213,7 @@ def test_it_ends_when_its_persona_is_deleted(ppedge: Command, vault: Path) -> No
     ppedge.good("persona", "delete", "work", "--yes")
     put(vault / "c.md", "something new")
     assert "the persona is gone; so the watch ends" in watch.err.get(timeout=60)
-    assert watch.end() == 1
+    assert watch.ended() == 1
     assert ppedge.good("persona", "list") == ""
 
 

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ppedge.style.model import MAX_RATIO, ShapeCounts, StyleModel
-from ppedge.style.rules import Ending, NoCopying, NoLoops, Rules, words_of
+from ppedge.style.rules import Ending, NoCopying, NoLoops, words_of
+from ppedge.style.ruling import Pieces, Rules
 from ppedge.style.shapes import END, LIKELY, Shapes, text_shape
 from ppedge.style.topic import Topic
 
@@ -175,7 +176,7 @@ def test_the_word_that_would_complete_a_copy_is_known() -> None:
 
 
 def test_a_copy_cannot_be_drawn_letter_by_letter() -> None:
-    rules = Rules(Letters(), END_TOKEN, NoCopying([RUN]), NoLoops(), Ending([RUN], [100]))
+    rules = Rules(Pieces(Letters()), END_TOKEN, NoCopying([RUN]), NoLoops(), Ending([RUN], [100]))
     found = rules.process(flat(), ids(RUN.removesuffix("eight"), end=False))
     assert np.isfinite(found[ord("e")])  # It may yet become "elephant".
     found = rules.process(flat(), ids(RUN.removesuffix("ht"), end=False))
@@ -275,7 +276,7 @@ def test_a_letter_is_drawn_out_as_far_as_the_person_does() -> None:
 
 def rules_without_notes(**how: bool) -> Rules:
     ending = Ending(["a b c d", "b c d e"], [99] * 2)
-    return Rules(Letters(), END_TOKEN, NoCopying([]), NoLoops(), ending, **how)
+    return Rules(Pieces(Letters()), END_TOKEN, NoCopying([]), NoLoops(), ending, **how)
 
 
 def test_counting_up_cannot_be_drawn() -> None:
@@ -315,7 +316,9 @@ def test_an_answer_is_over_behind_its_sign_off() -> None:
 
 
 def test_the_last_word_behind_a_sign_off_may_be_finished_and_no_other_begun() -> None:
-    rules = Rules(Letters(), END_TOKEN, NoCopying(SIGNED), NoLoops(), Ending(SIGNED, [30] * 4))
+    rules = Rules(
+        Pieces(Letters()), END_TOKEN, NoCopying(SIGNED), NoLoops(), Ending(SIGNED, [30] * 4)
+    )
     found = rules.process(flat(), ids("something about tea.\n— m, brew", end=False))
     assert np.isfinite(found[ord("e")])
     assert np.isneginf(found[ord(" ")])
@@ -347,7 +350,7 @@ def test_who_never_signs_off_is_not_ended_early() -> None:
 
 def test_an_answer_does_not_end_before_its_fourth_word() -> None:
     rules = Rules(
-        Letters(), END_TOKEN, NoCopying([]), NoLoops(), Ending(["a b c d e"] * 3, [9] * 3)
+        Pieces(Letters()), END_TOKEN, NoCopying([]), NoLoops(), Ending(["a b c d e"] * 3, [9] * 3)
     )
     assert np.isneginf(rules.process(flat(), ids("a b c", end=False))[END_TOKEN])
     assert np.isfinite(rules.process(flat(), ids("a b c d", end=False))[END_TOKEN])
@@ -355,14 +358,14 @@ def test_an_answer_does_not_end_before_its_fourth_word() -> None:
 
 def test_who_writes_in_single_words_may_be_answered_in_one() -> None:
     rules = Rules(
-        Letters(), END_TOKEN, NoCopying([]), NoLoops(), Ending(["ok", "yes", "no"], [2] * 3)
+        Pieces(Letters()), END_TOKEN, NoCopying([]), NoLoops(), Ending(["ok", "yes", "no"], [2] * 3)
     )
     assert np.isfinite(rules.process(flat(), ids("ok", end=False))[END_TOKEN])
 
 
 def test_rules_never_rule_out_everything() -> None:
     rules = Rules(
-        Letters(), END_TOKEN, NoCopying([]), NoLoops(), Ending(["a b c d e"] * 3, [9] * 3)
+        Pieces(Letters()), END_TOKEN, NoCopying([]), NoLoops(), Ending(["a b c d e"] * 3, [9] * 3)
     )
     logits = np.full(128, -np.inf, np.float32)
     logits[END_TOKEN] = 1

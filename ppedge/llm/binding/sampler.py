@@ -49,7 +49,6 @@ class Sampler:
     ) -> None:
         """Build the chain."""
         self._candidates = np.zeros(model.n_vocab, np.dtype(C.llama_token_data))
-        self._ids = np.arange(model.n_vocab)
         self._chain = C.llama_sampler_chain_init(C.llama_sampler_chain_default_params())
         if repeat_penalty != 1:
             self._add(_penalties(model.n_vocab, repeat_penalty))
@@ -89,9 +88,12 @@ class Sampler:
 
         Their largest must be finite; llama.cpp would abort.
         """
-        candidates, size = self._candidates, len(self._candidates)
-        candidates["id"] = self._ids  # The chain sorts what it is given.
-        candidates["logit"] = logits
+        # What cannot be drawn need not be weighed: where rules leave some hundreds of tokens, that
+        # is most of the chain's time.
+        possible = np.flatnonzero(logits > -np.inf)
+        candidates, size = self._candidates[: len(possible)], len(possible)
+        candidates["id"] = possible
+        candidates["logit"] = logits[possible]
         candidates["p"] = 0
         array = C.llama_token_data_array(
             candidates.ctypes.data_as(C.llama_token_data_p), size, -1, False
