@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from ppedge.answer import Answer, BestOf, Writing, ensure_timeout
 from ppedge.blend import Blend
 from ppedge.closable import Closable
 from ppedge.defaults import find_model, is_plug_named, open_plug
+from ppedge.errors import PpedgeError
 from ppedge.explanation import Explanation, explanation, turn_notes, weigh
 from ppedge.fitting import chat_form, does_fit, ensure_fits, soft_of
 from ppedge.llm.candidates import Candidate, ensure_count
@@ -118,10 +120,16 @@ class Personalizer(Closable):
             ModelError: the model is missing, damaged or not supported.
             PlugError: the plug is missing, damaged, unsafe, or for another model.
         """
-        # The plug first: it is checked in milliseconds, a model is not.
-        opened = open_plug(plug, n_threads)
-        llm = LLM(find_model(model), n_ctx=n_ctx, n_threads=n_threads, verbose=verbose)
+        # Side by side: most of either is reading and hashing.
+        with ThreadPoolExecutor(1, "ppedge-plug") as beside:
+            opening = beside.submit(open_plug, plug, n_threads)
+            try:
+                llm = LLM(find_model(model), n_ctx=n_ctx, n_threads=n_threads, verbose=verbose)
+            except PpedgeError:
+                opening.result()  # What is wrong with the plug is told first.
+                raise
         try:
+            opened = opening.result()
             if isinstance(opened, Plug) and not is_plug_named(plug) and not does_fit(opened, llm):
                 notify(
                     f"no plug for {llm.path.name}: answering from notes as earlier turns and their "

@@ -389,3 +389,20 @@ def test_closed_it_says_so(files: tuple[Path, Path]) -> None:
         pass
     with pytest.raises(ModelError, match="closed"):
         opened.stream(PROMPT)
+
+
+# --- opening ---
+
+
+@pytest.mark.parametrize("model", ["here", "gone"])
+def test_what_is_wrong_with_the_plug_is_told_first(
+    files: tuple[Path, Path], tmp_path: Path, model: str
+) -> None:
+    path = files[0] if model == "here" else tmp_path / "none.gguf"
+    with pytest.raises(PlugError, match="no such plug"):
+        Personalizer.open(path, tmp_path / "none", n_threads=1)
+
+
+def test_a_model_that_is_missing_is_told_of(files: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"none\.gguf"):
+        Personalizer.open(tmp_path / "none.gguf", files[1], n_threads=1)
