@@ -3,7 +3,8 @@
     python -m export.everybody --out ppedge/style/everybody.json
 
 The model's own answers to everyday prompts (those of ``export.corpus``), sampled four to a prompt
-through llama.cpp, so no person's writing is in them.
+through llama.cpp, so no person's writing is in them. What the run time counts in them is written
+too: a model with the same tokenizer need not count again, which takes some tenths of a second.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ from pathlib import Path
 
 from export.synthetic.corpus import prompts
 from export.tools.commands import check_output, check_seed, one_line_errors, positive, replacing
+from ppedge.llm.llm import LLM
 from ppedge.llm.sampling import Sampling
 from ppedge.personalizer import Personalizer
+from ppedge.style.manner import Voices
 
 EACH = 4  # answers to a prompt
 ABOUT = "What a model answers to everyday prompts by itself (python -m export.everybody)."
@@ -31,6 +34,14 @@ def texts(personalizer: Personalizer, count: int, seed: int) -> list[dict[str, o
         for each in personalizer.llm.candidates(segments, sampling, count=EACH).read():
             found.append({"text": each.text, "ended": each.finish == "stop"})
     return found
+
+
+def told(made: list[dict[str, object]], llm: LLM) -> str:
+    """The file's JSON: texts a line each, and the counts of their shapes in the model's tokens."""
+    head = {"about": ABOUT, "tokenizer_sha256": llm.fingerprint.tokenizer_sha256}
+    counts = json.dumps(Voices(llm).count(made).tables(), ensure_ascii=False)
+    lines = ",\n".join(json.dumps(each, ensure_ascii=False) for each in made)
+    return f'{json.dumps(head)[:-1]},\n"counts": {counts},\n"texts": [\n{lines}\n]}}\n'
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -51,7 +62,7 @@ def main(words: Sequence[str] | None = None) -> None:
     with one_line_errors("export.everybody"), Personalizer.open(args.llm) as personalizer:
         made = texts(personalizer, args.count, args.seed)
         with replacing(args.out) as file:
-            json.dump({"about": ABOUT, "texts": made}, file, indent=0, ensure_ascii=False)
+            file.write(told(made, personalizer.llm))
     print(f"{len(made)} texts: {args.out}")
 
 

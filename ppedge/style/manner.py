@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 import threading
 from collections import OrderedDict
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from ppedge.llm.llm import LLM
 from ppedge.llm.ngram_cache import Gate, NgramCacheConfig
@@ -59,7 +60,17 @@ class Voices:
     @cached_property
     def everybody(self) -> ShapeCounts:
         """Counts over texts that the default model wrote by itself, in this model's tokens."""
-        texts = json.loads(_EVERYBODY.read_text(encoding="utf-8"))["texts"]
+        data = json.loads(_EVERYBODY.read_text(encoding="utf-8"))
+        if data["tokenizer_sha256"] == self.llm.fingerprint.tokenizer_sha256:
+            return ShapeCounts.of_tables(data["counts"])
+        return self.count(data["texts"])
+
+    def count(self, texts: Iterable[Mapping[str, Any]]) -> ShapeCounts:
+        """Counts over texts, in this model's tokens.
+
+        Args:
+            texts: each with its "text", and whether it "ended".
+        """
         return ShapeCounts(
             [self.shapes(token) for token in self.tokens(each["text"], ended=each["ended"])]
             for each in texts

@@ -37,6 +37,7 @@ PERSON_WIDTH: Final = 2.0
 """w of the person's model; everybody's has 1."""
 
 Context = tuple[str, ...]
+Tables = list[list[tuple[list[str], dict[str, int]]]]
 
 
 class ShapeCounts:
@@ -57,6 +58,23 @@ class ShapeCounts:
                 for n, table in enumerate(self._tables):
                     table[tuple(shapes[i - n : i])][shapes[i]] += 1
         self.shapes = frozenset(self._tables[0].get((), ()))
+
+    @classmethod
+    def of_tables(cls, tables: Tables) -> ShapeCounts:
+        """The counts that `tables` told of."""
+        counts = cls(())
+        for table, rows in zip(counts._tables, tables, strict=True):
+            for context, seen in rows:
+                table[tuple(context)].update(seen)
+        counts.shapes = frozenset(counts._tables[0].get((), ()))
+        return counts
+
+    def tables(self) -> Tables:
+        """All counts as JSON holds them: for each order, the last shapes and what followed them."""
+        return [
+            [(list(context), dict(seen)) for context, seen in table.items()]
+            for table in self._tables
+        ]
 
     def blend(self, base: dict[str, float], context: Context, width: float) -> dict[str, float]:
         """P of the module's formula for each shape of ``base``, P_{-1}."""

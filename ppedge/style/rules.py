@@ -12,8 +12,6 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby, pairwise
 from typing import Final
 
-import numpy as np
-
 COPY_WORDS: Final = 8
 """Words in a row that an answer may not have from a note."""
 
@@ -187,7 +185,7 @@ class Ending:
         self._closers, self._tail = _closers(texts)
         shortest = min((len(words_of(text)) for text in texts), default=LEAST_WORDS)
         self.least_words = min(LEAST_WORDS, max(1, shortest))
-        long = float(np.quantile(lengths, 0.9)) if len(lengths) else math.inf
+        long = quantile(lengths, 0.9) if len(lengths) else math.inf
         self.limit = max(_SHORTEST_LIMIT, _LONG * long)
 
     def is_over(self, text: str, n_tokens: int) -> bool:
@@ -249,4 +247,14 @@ def _usual_tail(texts: Iterable[str], patterns: Sequence[re.Pattern[str]]) -> in
         for pattern in patterns
         if (found := pattern.search(text))
     ]
-    return math.ceil(np.quantile(tails, _USUAL)) if tails else 0
+    return math.ceil(quantile(tails, _USUAL)) if tails else 0
+
+
+def quantile(values: Sequence[int], share: float) -> float:
+    """What ``share`` of some numbers, at least one, do not exceed; linear between two of them."""
+    # That of numpy imports a module of numpy's which takes longer than all else here.
+    ordered = sorted(values)
+    place = share * (len(ordered) - 1)
+    low = math.floor(place)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (place - low) * (ordered[high] - ordered[low])

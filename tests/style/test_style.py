@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ppedge.style.model import MAX_RATIO, ShapeCounts, StyleModel
-from ppedge.style.rules import Ending, NoCopying, NoLoops, words_of
+from ppedge.style.rules import Ending, NoCopying, NoLoops, quantile, words_of
 from ppedge.style.ruling import Pieces, Rules
 from ppedge.style.shapes import END, LIKELY, Shapes, text_shape
 from ppedge.style.topic import Topic
@@ -378,3 +378,8 @@ def test_rules_take_any_notes(notes: list[str], text: str) -> None:
     ending.is_over(text, len(text))
     copying = NoCopying(notes)
     assert copying.copies(text) <= (len(words_of(text)) >= 8)
+
+
+@given(st.lists(st.integers(0, 10_000), min_size=1, max_size=40), st.floats(0, 1))
+def test_quantiles_are_those_of_numpy(values: list[int], share: float) -> None:
+    assert quantile(values, share) == pytest.approx(float(np.quantile(values, share)), abs=1e-6)
