@@ -268,7 +268,7 @@ class Personalizer(Closable):
         prefix = self._prefix(persona, manner, blend, prompt, soft)
         segments = self._given(prefix, conversation, prompt, soft)
         memory = conditioning().memory if blend.ngrams else None
-        processor = self._processors(prompt, memory, manner, blend)
+        processor = self._processors(prompt, memory, manner, blend, conversation)
         if strength != 1:
             # At 0 nothing of the persona bears on the answer, its rules neither.
             inner = processor if strength else None
@@ -376,7 +376,12 @@ class Personalizer(Closable):
         return given(bisect_left(range(len(said)), True, key=fits))
 
     def _processors(
-        self, prompt: str, memory: NgramCache | None, manner: Manner | None, blend: Blend
+        self,
+        prompt: str,
+        memory: NgramCache | None,
+        manner: Manner | None,
+        blend: Blend,
+        conversation: Sequence[Turn],
     ) -> LogitsProcessor | None:
         """All that has a say in each token, in order."""
         processors: list[LogitsProcessor] = []
@@ -389,7 +394,10 @@ class Personalizer(Closable):
         if manner and blend.style:
             processors.append(manner.style.process)
         if manner and blend.rules:
-            processors.append(manner.rules.process)
+            rules = manner.rules
+            if conversation:
+                rules = rules.beside([turn.answer for turn in conversation])
+            processors.append(rules.process)
         return chain(processors)
 
     def _choose(self, prompt: str, manner: Manner, candidates: Sequence[Candidate]) -> int:

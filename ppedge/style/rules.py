@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import groupby, pairwise
 from typing import Final
 
@@ -46,6 +46,10 @@ _SENTENCE: Final = re.compile(r"[.!?…\n]+")
 _SENTENCE_END: Final = re.compile(r"[.!?…][\"'”’)]*\s*$|\n\s*$")
 
 
+Run = tuple[str, ...]
+"""Words in a row."""
+
+
 def words_of(text: str) -> list[str]:
     """The words of a text, without case and marks; "don't" is one word."""
     return _WORD.findall(text.casefold().replace("'", "").replace("’", ""))
@@ -56,25 +60,30 @@ def habitual(n_notes: int) -> float:
     return max(_HABIT_LEAST, _HABIT_SHARE * n_notes)
 
 
-def _runs(words: Sequence[str], length: int) -> list[tuple[str, ...]]:
+def _runs(words: Sequence[str], length: int) -> list[Run]:
     return [tuple(words[i : i + length]) for i in range(len(words) - length + 1)]
 
 
 class NoCopying:
     """Keeps an answer from running on along a note for `COPY_WORDS` words, habits aside.
 
+    Attributes:
+        habits: runs of so many words that the person writes in many notes.
+
     Args:
-        texts: of the person's notes.
+        texts: of the person's notes, or other texts that are not to be copied.
+        habits: runs that may be copied besides.
     """
 
-    def __init__(self, texts: Sequence[str]) -> None:
+    def __init__(self, texts: Sequence[str], habits: Collection[Run] = ()) -> None:
         """Remember every run of the notes that is no habit."""
-        counts: Counter[tuple[str, ...]] = Counter()
+        counts: Counter[Run] = Counter()
         for text in texts:
             counts.update(set(_runs(words_of(text), COPY_WORDS)))
-        self._habit = habitual(len(texts))
-        self._runs = {run for run, count in counts.items() if count < self._habit}
-        self._next: defaultdict[tuple[str, ...], set[str]] = defaultdict(set)
+        least = habitual(len(texts))
+        self.habits = {run for run, count in counts.items() if count >= least}
+        self._runs = counts.keys() - self.habits - set(habits)
+        self._next: defaultdict[Run, set[str]] = defaultdict(set)
         for run in self._runs:
             self._next[run[:-1]].add(run[-1])
 

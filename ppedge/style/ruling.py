@@ -128,7 +128,25 @@ class Rules:
         self._pieces, self._end = pieces, end
         self._copying, self._loops, self._ending = copying, loops, ending
         self._brackets = brackets
+        self._said = NoCopying(())
         self._forbidden = lru_cache(_RECENT)(self._find_forbidden)
+
+    def beside(self, answers: Sequence[str]) -> Rules:
+        """These rules, which keep the next answer from copying earlier ones too.
+
+        Args:
+            answers: of the conversation.
+        """
+        rules = Rules(
+            self._pieces,
+            self._end,
+            self._copying,
+            self._loops,
+            self._ending,
+            brackets=self._brackets,
+        )
+        rules._said = NoCopying(answers, self._copying.habits)
+        return rules
 
     def process(self, logits: NDArray[np.float32], written: Sequence[int]) -> NDArray[np.float32]:
         """Rule out what the rules forbid.
@@ -179,7 +197,8 @@ class Rules:
         return found
 
     def _find_forbidden(self, text: str) -> set[str]:
-        return self._copying.forbidden(text) | self._loops.forbidden(text)
+        copied = self._copying.forbidden(text) | self._said.forbidden(text)
+        return copied | self._loops.forbidden(text)
 
     def _say_forbidden(self, tokens: Tokens, text: str) -> Mask:
         """Which tokens say a word that may not follow the text, or may not stand for its last."""

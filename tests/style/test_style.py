@@ -279,6 +279,23 @@ def rules_without_notes(**how: bool) -> Rules:
     return Rules(Pieces(Letters()), END_TOKEN, NoCopying([]), NoLoops(), ending, **how)
 
 
+def test_an_answer_does_not_run_on_along_an_earlier_one() -> None:
+    said = "it rained all day and we stayed at home with the cats"
+    rules = rules_without_notes()
+    begun = ids(said[: said.index("h the cats")], end=False)
+    assert np.isfinite(rules.process(flat(), begun)[ord("h")])
+    found = rules.beside([said]).process(flat(), begun)
+    assert np.isneginf(found[ord("h")])
+    assert np.isfinite(found[ord("b")])
+
+
+def test_what_a_person_writes_in_many_notes_may_come_in_each_answer() -> None:
+    close = "with all my love to you and the cats"
+    habits = NoCopying([f"{thing}, {close}" for thing in ("tea", "rain", "May")]).habits
+    assert NoCopying([f"well, {close}"]).copies(close)
+    assert not NoCopying([f"well, {close}"], habits).copies(close)
+
+
 def test_counting_up_cannot_be_drawn() -> None:
     found = rules_without_notes().process(flat(), ids("the best: 1, 2, ", end=False))
     assert np.isneginf(found[[ord("3"), ord(" ")]]).all()
