@@ -138,13 +138,18 @@ def find_persona(named: str) -> tuple[Path, str]:
     Raises:
         StoreError: it is no path, and cannot be a name either.
     """
-    separators = {"/", os.sep, os.altsep or os.sep}
-    if named in (".", "..") or not separators.isdisjoint(named):
+    if not is_name(named):
         return Path(named), ""
     kept = profiles()
     if is_store_or_empty(Path(named)) and not kept.has(named):
         return Path(named), ""
     return kept.folder(named), named
+
+
+def is_name(named: str) -> bool:
+    """Whether a word of the command line names a persona, and is no path."""
+    separators = {"/", os.sep, os.altsep or os.sep}
+    return named not in (".", "..") and separators.isdisjoint(named)
 
 
 def is_store_or_empty(folder: Path) -> bool:

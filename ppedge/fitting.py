@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from ppedge.blend import Blend
 from ppedge.errors import ModelError, PlugError
 from ppedge.llm.chat_template import ChatTemplate
 from ppedge.llm.llm import LLM
+from ppedge.llm.logits_processor import LogitsProcessor, chain
+from ppedge.llm.ngram_cache import NgramCache
 from ppedge.llm.segments import Soft
 from ppedge.plug.conditioning import Conditioning
 from ppedge.plug.no_plug import NoPlug
 from ppedge.plug.plug import Plug
+from ppedge.style.manner import Manner
+from ppedge.style.topic import Topic
 from ppedge.turns.form import ChatForm, PlugForm, TemplateForm
 from ppedge.turns.prefixes import Notify
 
@@ -57,3 +63,37 @@ def chat_form(llm: LLM, plug: Plug | NoPlug, notify: Notify) -> ChatForm:
     except ModelError as error:
         notify(f"{error}; using a plain form")
         return TemplateForm(ChatTemplate())
+
+
+def say(
+    llm: LLM,
+    prompt: str,
+    blend: Blend,
+    manner: Manner | None,
+    memory: NgramCache | None,
+    answers: Sequence[str],
+    *,
+    first: Sequence[LogitsProcessor] = (),
+) -> LogitsProcessor | None:
+    """One processor of what a persona and a prompt have to say; None where they say nothing.
+
+    Args:
+        llm: whose tokens they are.
+        prompt: what is asked.
+        blend: which parts are in, and how much each counts.
+        manner: of the person; None of somebody without notes.
+        memory: the notes' wording, if it is in.
+        answers: earlier ones of the conversation, which are not to be copied.
+        first: what has its say before all of these.
+    """
+    processors = list(first)
+    if blend.topic:
+        processors.append(Topic(llm, prompt, blend.topic).process)
+    if memory:
+        processors.append(memory.process)
+    if manner and blend.style:
+        processors.append(manner.style.process)
+    if manner and blend.rules:
+        rules = manner.rules.beside(answers) if answers else manner.rules
+        processors.append(rules.process)
+    return chain(processors)

@@ -20,13 +20,12 @@ from ppedge.closable import Closable
 from ppedge.defaults import find_model, is_plug_named, open_plug
 from ppedge.errors import PpedgeError
 from ppedge.explanation import Explanation, explanation, turn_notes, weigh
-from ppedge.fitting import chat_form, does_fit, ensure_fits, soft_of
+from ppedge.fitting import chat_form, does_fit, ensure_fits, say, soft_of
 from ppedge.llm.candidates import Candidate, ensure_count
 from ppedge.llm.chat_template import PLAIN_STOP
 from ppedge.llm.guidance import ensure_strength
 from ppedge.llm.llm import LLM
-from ppedge.llm.logits_processor import LogitsProcessor, chain
-from ppedge.llm.ngram_cache import NgramCache, NgramCacheBuilder
+from ppedge.llm.ngram_cache import NgramCacheBuilder
 from ppedge.llm.sampling import Sampling
 from ppedge.llm.segments import Segment, Soft
 from ppedge.llm.turn_end import TurnEnd
@@ -37,7 +36,6 @@ from ppedge.store.opening import is_made
 from ppedge.store.persona import Persona, Sample
 from ppedge.style.manner import DEFAULT_NGRAM_CACHE, SAMPLED_NOTES, Manner, Manners, Voices
 from ppedge.style.reranking import choose, relevance_by
-from ppedge.style.topic import Topic
 from ppedge.turns.form import Turn
 from ppedge.turns.prefixes import Notify, Prefix, Prefixes
 
@@ -268,7 +266,9 @@ class Personalizer(Closable):
         prefix = self._prefix(persona, manner, blend, prompt, soft)
         segments = self._given(prefix, conversation, prompt, soft)
         memory = conditioning().memory if blend.ngrams else None
-        processor = self._processors(prompt, memory, manner, blend, conversation)
+        first = [self._turn_end.process] if self._turn_end else []
+        answers = [turn.answer for turn in conversation]
+        processor = say(self.llm, prompt, blend, manner, memory, answers, first=first)
         if strength != 1:
             # At 0 nothing of the persona bears on the answer, its rules neither.
             inner = processor if strength else None
@@ -374,31 +374,6 @@ class Personalizer(Closable):
             return len(self.llm.tokens(given(start))) + _ANSWER_ROOM <= self.llm.n_ctx
 
         return given(bisect_left(range(len(said)), True, key=fits))
-
-    def _processors(
-        self,
-        prompt: str,
-        memory: NgramCache | None,
-        manner: Manner | None,
-        blend: Blend,
-        conversation: Sequence[Turn],
-    ) -> LogitsProcessor | None:
-        """All that has a say in each token, in order."""
-        processors: list[LogitsProcessor] = []
-        if self._turn_end:
-            processors.append(self._turn_end.process)
-        if blend.topic:
-            processors.append(Topic(self.llm, prompt, blend.topic).process)
-        if memory:
-            processors.append(memory.process)
-        if manner and blend.style:
-            processors.append(manner.style.process)
-        if manner and blend.rules:
-            rules = manner.rules
-            if conversation:
-                rules = rules.beside([turn.answer for turn in conversation])
-            processors.append(rules.process)
-        return chain(processors)
 
     def _choose(self, prompt: str, manner: Manner, candidates: Sequence[Candidate]) -> int:
         return choose(candidates, manner.style, manner.copying, relevance_by(self.plug, prompt))

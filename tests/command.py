@@ -29,10 +29,14 @@ TextEncoder.note = counted
 
 @dataclass
 class Command:
-    """`ppedge` with a data folder of its own; ``env`` is added to the environment."""
+    """`ppedge` with a data folder of its own, whose commands may take so many seconds.
+
+    ``env`` is added to the environment.
+    """
 
     home: Path
     env: dict[str, str] = field(default_factory=dict)
+    seconds: float = SECONDS
     program: ClassVar[Path] = PPEDGE
 
     def environment(self, **more: str) -> dict[str, str]:
@@ -54,7 +58,7 @@ class Command:
             input=stdin,
             capture_output=True,
             env=self.environment(**env),
-            timeout=SECONDS,
+            timeout=self.seconds,
             check=False,
         )
         assert b"Traceback" not in done.stderr, done.stderr.decode()

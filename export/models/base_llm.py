@@ -34,6 +34,9 @@ from ppedge.plug.template import Part, render
 LEAST_ROWS = {"cpu": 4, "cuda": 96}
 """Rows that are run together, at least: a GPU takes as long for few as for these."""
 
+# By which llama.cpp knows them (LLM_TYPE_27B of llama-model.cpp).
+_LAYERS_OF_27B = {"gemma2": 46, "gemma3_text": 62}
+
 
 @dataclass
 class Head:
@@ -61,7 +64,8 @@ class FrozenLLM:
         tokenizer: its transformers tokenizer; ``tokens`` is what training and run time agree on.
         template: where prompt and soft tokens stand.
         n_layer: layers of the model.
-        table: [n_vocab, E] embedding rows, at the scale that the model's layers see.
+        table: [n_vocab, E] embedding rows as the file has them, which is the scale of soft tokens.
+        row_scale: what the model multiplies rows by on the way in; soft tokens too.
         end: id of the token that closes an answer.
         device: where the model is.
     """
@@ -99,10 +103,11 @@ class FrozenLLM:
         self._layers = next((list(each) for each in lists if len(each) == self.n_layer), [])
         self.embed = self.model.get_input_embeddings()
         weight = self.embed.weight
-        # Gemma multiplies its rows on the way in; soft tokens come after that.
+        self.table = weight
+        # Gemma multiplies its rows on the way in, and the run time does so with soft tokens too.
         some = torch.arange(8, device=self.device)
         scaled = not torch.equal(self.embed(some), weight[:8])
-        self.table = self.embed(torch.arange(len(weight), device=self.device)) if scaled else weight
+        self.row_scale = weight.shape[1] ** 0.5 if scaled else 1.0
 
     def tokens(self, text: str, *, special: bool) -> list[int]:
         """Tokenize one segment; ``special``: control tokens in it are recognised."""
@@ -264,7 +269,7 @@ class FrozenLLM:
         ids, real, scored = (each.to(self.device) for each in (ids, real, scored))
         pieces = [self.embed(head.last), self.embed(ids)]
         if soft is not None:
-            pieces.insert(1, soft.to(self.table.dtype))
+            pieces.insert(1, soft.to(self.table.dtype) * self.row_scale)
         lead = sum(piece.shape[1] for piece in pieces[:-1])
         if lead == 0 and not all(tails):
             raise ValueError("there is nothing before the answer to predict it from")
@@ -324,6 +329,7 @@ def _load(llm: Path | str, dtype: torch.dtype) -> tuple[PreTrainedTokenizerBase,
                 dtype=dtype,
                 quantization_config=GgufConfig(dequantize=True),
             )
+            _scale_queries(model)
             return tokenizer, model
         if AutoConfig.from_pretrained(str(llm)).is_encoder_decoder:
             raise ValueError("an encoder-decoder model; training wants a causal one")
@@ -334,3 +340,21 @@ def _load(llm: Path | str, dtype: torch.dtype) -> tuple[PreTrainedTokenizerBase,
     except (OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
         raise ValueError(f"{llm}: not a model that transformers reads: {reason}") from None
+
+
+def _scale_queries(model: Any) -> None:
+    """Scale Gemma's queries as llama.cpp does.
+
+    What they are divided by (``query_pre_attn_scalar``) is in no GGUF file: transformers takes its
+    default, 256, and llama.cpp the width of a head or, for the largest of each kind, that of the
+    state divided among the heads. They differ wherever a head is not 256 wide, as in the 27B's.
+    """
+    config = model.config.get_text_config()
+    if not hasattr(config, "query_pre_attn_scalar"):
+        return
+    largest = config.num_hidden_layers == _LAYERS_OF_27B.get(config.model_type)
+    width = config.hidden_size // config.num_attention_heads if largest else config.head_dim
+    config.query_pre_attn_scalar = width
+    for module in model.modules():
+        if hasattr(module, "scaling"):
+            module.scaling = width**-0.5

@@ -17,6 +17,11 @@ from ppedge.errors import PpedgeError
 
 # Imported when they are called: numpy and SQLite take longer than --help should.
 COMMANDS = {
+    "bench": (
+        "ppedge.cli.bench",
+        "bench",
+        "Measure how long a person waits, on this machine.",
+    ),
     "chat": (
         "ppedge.cli.chat",
         "chat",

@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 
 import click
 
-from ppedge.cli.terminal import FloatType, PathType, TextType, Words
-from ppedge.defaults import find_persona, is_store_or_empty
+from ppedge.cli.terminal import FloatType, PathType, Words, as_utf8
+from ppedge.defaults import find_persona, is_name, is_store_or_empty
 from ppedge.errors import HistoryError, StoreError
 from ppedge.notes.reader import Note, parse_time
 from ppedge.store.persona import Persona
@@ -32,6 +32,9 @@ class PersonaPath(PathType):
         """Turn the argument into a folder, or end the command as a usage error."""
         if isinstance(value, Path):
             return value
+        # As a path it stays as it is: a folder's name may be any bytes.
+        with suppress(UnicodeError):
+            value = as_utf8(value) if is_name(value) else value
         try:
             folder, name = find_persona(value)
         except StoreError as error:
@@ -74,18 +77,19 @@ class LastMoment(Moment):
         return super().convert(value, param, ctx)
 
 
-class Term(TextType):
+class Term(Words):
     """``tag:NAME`` or ``folder:NAME``."""
 
     name = "term"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return the term, or end the command as a usage error."""
+        term = super().convert(value, param, ctx)
         try:
-            parse_scope((str(value),))
+            parse_scope((term,))
         except StoreError as error:
             self.fail(str(error), param, ctx)
-        return str(value)
+        return term
 
 
 def _number(value: str) -> float | str:

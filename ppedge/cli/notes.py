@@ -21,7 +21,7 @@ from ppedge.cli.naming import Choice, kept_option, selecting_options
 from ppedge.cli.terminal import Progress, Words, tell_skipped
 from ppedge.defaults import open_plug, persona_dir
 from ppedge.notes.reader import Note, format_time, read_notes
-from ppedge.store.files import FILE_MODE, disk_errors
+from ppedge.store.files import ANOTHER_FILE, FILE_MODE, disk_errors
 from ppedge.store.persona import MUTE, PIN, ChangeReport, Persona, Problem, handle
 
 if TYPE_CHECKING:
@@ -301,7 +301,7 @@ def _create(path: Path) -> Iterator[IO[str]]:
         return os.open(name, flags, FILE_MODE)
 
     with (
-        disk_errors(path),
+        disk_errors(path, ANOTHER_FILE),
         open(path, "w", encoding="utf-8", newline="\n", opener=private) as out,
     ):
         yield out

@@ -23,7 +23,8 @@ from ppedge.llm.sampling import DEFAULT_TEMPERATURE, MAX_SEED
 from ppedge.notes.reader import read_notes
 from ppedge.notes.text import is_blank
 from ppedge.plug.no_plug import NONE
-from ppedge.store.history_cache import ensure_keepable, open_history_cache
+from ppedge.store.files import name_from_disk
+from ppedge.store.history_cache import ensure_keepable, open_history_cache, sync_history
 from ppedge.store.persona import Persona
 from ppedge.store.scope import Scope
 from ppedge.store.temporary import sweep, temporary_folder
@@ -108,7 +109,7 @@ def kept_notes(folder: Path | None, *, needed: bool = False) -> Path:
     if folder is not None and not kept.exists() and kept.parent == profiles().root:
         there = ", ".join(profiles().names()) or "none"
         raise click.UsageError(
-            f'no persona "{kept.name}" (kept are: {there}); '
+            f'no persona "{name_from_disk(kept.name)}" (kept are: {there}); '
             "`ppedge notes add FILE --persona NAME` makes one"
         )
     if folder is None and not kept.is_dir():
@@ -235,8 +236,11 @@ def _opened_history(
     with _store_folder(history, personalizer.plug.name, incognito) as (folder, stream):
         reader = read_notes(stream, skip_bad=skip_bad, name="stdin" if history == "-" else history)
         with open_history_cache(folder, personalizer.plug.space) as persona:
+            file = stream if history != "-" else None
             with Progress() as progress:
-                report = persona.sync(reader, personalizer.plug.encode_notes, progress=progress)
+                report = sync_history(
+                    persona, reader, file, personalizer.plug.encode_notes, progress
+                )
             tell_skipped(reader)
             if report.encoded:
                 notify(f"encoded {report.encoded} of {report.notes} notes")

@@ -11,6 +11,7 @@ import click
 from ppedge.cli.terminal import Progress, Words
 from ppedge.defaults import open_plug, profiles
 from ppedge.errors import StoreError
+from ppedge.store.files import name_from_disk
 from ppedge.store.opening import is_made
 from ppedge.store.persona import Persona
 
@@ -92,7 +93,7 @@ def delete(name: str, yes: bool) -> None:
     exports, are yours to delete.
     """
     kept = profiles()
-    found = kept.existing(name).name
+    found = name_from_disk(kept.existing(name).name)
     if not yes:
         notes = _fields(found)["notes"]
         what = "what cannot be read of it" if notes is None else f"its {notes} notes"

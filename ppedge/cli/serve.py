@@ -10,6 +10,7 @@ from typing import Final
 import click
 
 from ppedge.cli.opening import context_option, model_option, notify, plug_option
+from ppedge.cli.terminal import Words
 from ppedge.defaults import PIP_INSTALL, data_home
 
 _LOCALHOST: Final = "127.0.0.1"
@@ -41,6 +42,7 @@ _LOCALHOST: Final = "127.0.0.1"
 @click.option(
     "--allow-host",
     "names",
+    type=Words(),
     multiple=True,
     metavar="NAME",
     help="Another name by which clients reach this server; may be given again.",

@@ -61,18 +61,24 @@ class Words(TextType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return the text, or end the command as a usage error where its bytes are not UTF-8."""
-        text = str(value)
         try:
-            text.encode()
-        except UnicodeEncodeError:
-            pass
-        else:
-            return text
-        # A locale that cannot decode a byte leaves it as a surrogate, from which it comes back.
-        try:
-            return os.fsencode(text).decode()
+            return as_utf8(str(value))
         except UnicodeError as error:
             self.fail(f"it holds a broken character ({error}); give it as UTF-8", param, ctx)
+
+
+def as_utf8(text: str) -> str:
+    """Text of the command line, read as UTF-8 where the locale could not decode it.
+
+    Raises:
+        UnicodeError: its bytes are not UTF-8.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        # A locale that cannot decode a byte leaves it as a surrogate, from which it comes back.
+        return os.fsencode(text).decode()
+    return text
 
 
 class Progress(Closable):

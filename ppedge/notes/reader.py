@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 import math
-import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import IO, Any, NoReturn
 
 from ppedge.errors import HistoryError
 from ppedge.notes.tags import check_source, check_tags
-from ppedge.notes.text import check_text, is_blank, other_encoding
+from ppedge.notes.text import check_text, conversion, is_blank, other_encoding
 
 MAX_LINE_BYTES = 1 << 20
 """Longest accepted line of a history file, in bytes; it bounds the reader's memory."""
@@ -244,11 +243,7 @@ class NoteReader(Iterator[Note]):
         """Refuse, whatever ``skip_bad`` says, a file of which no line can be good."""
         where = f"{self.name}, line {number}:"
         if encoding := other_encoding(first_line):
-            source = shlex.quote(self.name)
-            raise HistoryError(
-                f"{where} the file is {encoding}; convert it to UTF-8, for example with: "
-                f"iconv -f {encoding} -t UTF-8 {source} > notes.jsonl"
-            )
+            raise HistoryError(f"{where} the file is {encoding}; {conversion(encoding, self.name)}")
         if first_line.lstrip().startswith(b"["):
             raise HistoryError(
                 f"{where} the file is a JSON array, but JSON Lines (one object per line) is read "

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import unicodedata
 from collections.abc import Callable
+from pathlib import PurePath
 from typing import Final, NoReturn
 
 # Letters and symbols by their category, and blank all the same: fillers of Hangul, an empty
@@ -33,13 +35,22 @@ _ENCODINGS: Final[tuple[tuple[bytes, str], ...]] = (
 )
 
 
+# Where the zeros are among the first four bytes of two Latin letters.
+_ZEROS: Final[dict[tuple[bool, ...], str]] = {
+    (False, True, True, True): "UTF-32LE",
+    (True, True, True, False): "UTF-32BE",
+    (False, True, False, True): "UTF-16LE",
+    (True, False, True, False): "UTF-16BE",
+}
+
+
 def is_blank(text: str) -> bool:
     """Whether nothing of a text can be seen: spaces, controls, joiners, marks without a letter."""
     return all(char in _BLANKS or unicodedata.category(char) in _UNSEEN | _MARKS for char in text)
 
 
 def other_encoding(beginning: bytes) -> str | None:
-    """The encoding of Unicode, other than UTF-8, that a file of JSON begins in.
+    """The encoding of Unicode, other than UTF-8, that a text file begins in.
 
     Args:
         beginning: at least the first four bytes.
@@ -47,7 +58,22 @@ def other_encoding(beginning: bytes) -> str | None:
     Returns:
         A name that iconv knows; None for UTF-8 and for what is not known.
     """
-    return next((name for start, name in _ENCODINGS if beginning.startswith(start)), None)
+    found = next((name for start, name in _ENCODINGS if beginning.startswith(start)), None)
+    return found or _ZEROS.get(tuple(not byte for byte in beginning[:4]))
+
+
+def conversion(encoding: str, name: str) -> str:
+    """What to do about a file of another encoding, with the line that converts it.
+
+    Args:
+        encoding: of `other_encoding`.
+        name: the file's; what is written lies in the current folder, under another name.
+    """
+    made = shlex.quote(f"utf-8-{PurePath(name).name}")
+    return (
+        "convert it to UTF-8, for example with: "
+        f"iconv -f {encoding} -t UTF-8 {shlex.quote(name)} > {made}"
+    )
 
 
 def check_text(text: str, refuse: Callable[[str, str], NoReturn]) -> None:

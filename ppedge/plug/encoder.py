@@ -43,7 +43,8 @@ class TextEncoder:
             read: returns the bytes of a file of the plug, by name.
             spec: what the manifest says of them.
             where: named in every error.
-            n_threads: how many texts are encoded at once; None takes half of the processors.
+            n_threads: how many texts are encoded at once; None takes what this process may use,
+                half of it above four.
 
         Raises:
             PlugError: one cannot be loaded.
@@ -69,14 +70,23 @@ class TextEncoder:
             self._query_graph = Graph(
                 read(spec.query_file), f"{where}: {spec.query_file}", ["ids"], ["query"]
             )
-        self._n_threads = n_threads or max(1, (os.cpu_count() or 2) // 2)
+        self._n_threads = n_threads or _default_threads()
 
     def notes(
         self, notes: Sequence[Note]
     ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
         """Encode notes, several at once; yields what `note` returns of each, in order."""
+        # The longest first, or at the end the other threads would wait for one.
+        sizes = [len(note.input) + len(note.output) for note in notes]
         with ThreadPoolExecutor(self._n_threads) as workers:
-            yield from workers.map(self.note, notes)
+            longest = sorted(range(len(notes)), key=sizes.__getitem__, reverse=True)
+            jobs = {i: workers.submit(self.note, notes[i]) for i in longest}
+            try:
+                for i in range(len(notes)):
+                    yield jobs.pop(i).result()
+            finally:
+                for job in jobs.values():
+                    job.cancel()
 
     def note(self, note: Note) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Encode a note: key float32 [d_key], value float32 [d_value]."""
@@ -115,3 +125,11 @@ class TextEncoder:
             data = text.encode("utf-8")[: self._spec.max_bytes] or b" "
             feeds["bytes"] = np.frombuffer(data, np.uint8).astype(np.int64)[None]
         return graph.run(feeds, wanted)
+
+
+def _default_threads() -> int:
+    """As many as a model takes: both wait for the same cores, and seldom at once."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    usable = usable or 1
+    # Above four, about half of the processors are a core's second thread, which brings little.
+    return usable if usable <= 4 else max(4, usable // 2)

@@ -18,7 +18,7 @@ from ppedge.llm.segments import Soft
 from ppedge.notes.reader import Note
 from ppedge.plug.encoder import TextEncoder
 from ppedge.plug.golden import Vectors, difference, unpack_golden
-from ppedge.plug.graph import Graph
+from ppedge.plug.graph import Graph, return_free_memory
 from ppedge.plug.manifest import (
     MANIFEST_NAME,
     MAX_FILE_BYTES,
@@ -102,7 +102,8 @@ class Plug:
 
         Args:
             path: a folder, or a .zip of it.
-            n_threads: how many notes are encoded at once; None takes half of the processors.
+            n_threads: how many notes are encoded at once; None takes what this process may use,
+                half of it above four.
 
         Raises:
             PlugError: a file is missing, damaged or unsafe, or not what the manifest says.
@@ -132,6 +133,7 @@ class Plug:
             self._golden = unpack_golden(verified(golden.file), self.manifest, where)
         for name in sorted(unread):
             self._verified(files, name)
+        return_free_memory()
         self.space = Space(
             d_key=spec.d_key,
             d_value=spec.d_value,

@@ -29,6 +29,7 @@ class Limits:
     """What one client may take of the server.
 
     Attributes:
+        head_bytes: of a request.
         body_bytes: of a request.
         body_seconds: for a request's body to arrive.
         head_seconds: for a request's head to arrive.
@@ -39,6 +40,7 @@ class Limits:
         connections: at once.
     """
 
+    head_bytes: int = 16 << 10
     body_bytes: int = 1 << 20
     body_seconds: float = 10.0
     head_seconds: float = 10.0
@@ -104,6 +106,9 @@ class Guard:
     # --- who ---
 
     def _ensure_allowed(self, scope: Scope) -> None:
+        # h11 bounds a head that comes piece by piece, and lets one pass that comes at once.
+        if _head_bytes(scope) > self._limits.head_bytes:
+            raise ApiError(431, "the head of the request is too large; send less", code="head")
         host = _only(scope, b"host")
         if host is None or not self._is_ours(_name(host)):
             raise ApiError(
@@ -198,6 +203,12 @@ def _again(body: bytes, receive: Receive) -> Receive:
         return await receive()
 
     return received
+
+
+def _head_bytes(scope: Scope) -> int:
+    """About how many bytes the head of a request had: target and header lines."""
+    lines = sum(len(name) + len(value) + len(": \r\n") for name, value in scope["headers"])
+    return len(scope.get("raw_path", b"")) + len(scope["query_string"]) + lines
 
 
 def _only(scope: Scope, name: bytes) -> bytes | None:

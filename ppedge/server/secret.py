@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from ppedge.errors import StoreError
-from ppedge.store.files import DIRECTORY_MODE, FILE_MODE, disk_errors
+from ppedge.store.files import FILE_MODE, disk_errors, make_private_directory
 
 FILE_NAME: Final = "server.token"
 _FORM: Final = re.compile(r"[A-Za-z0-9._~+/=-]{16,512}")
@@ -33,7 +33,7 @@ def kept_token(home: Path) -> str:
     """
     path = home / FILE_NAME
     with disk_errors(path):
-        home.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
+        make_private_directory(home)
         _make(path)
         path.chmod(FILE_MODE)
         text = path.read_bytes()[:1000].decode("ascii", "replace").strip()

@@ -24,7 +24,7 @@ from ppedge.errors import HistoryError, StoreError
 from ppedge.notes.importers.archives import is_zip, texts
 from ppedge.notes.importers.files import MAX_BYTES
 from ppedge.notes.reader import Note, note_line, read_notes
-from ppedge.store.files import disk_errors, sync_directory
+from ppedge.store.files import ANOTHER_FILE, disk_errors, sync_directory
 from ppedge.store.opening import is_made
 from ppedge.store.persona import MUTE, PIN, Persona, handle
 
@@ -95,7 +95,7 @@ def _held(folder: Path) -> Archive:
 @contextmanager
 def _whole(path: Path) -> Iterator[IO[bytes]]:
     """A new private file that gets its name when it is complete."""
-    with disk_errors(path):
+    with disk_errors(path, ANOTHER_FILE):
         number, name = tempfile.mkstemp(prefix=f".{path.name[:60]}.", dir=path.parent)
         part = Path(name)
         try:

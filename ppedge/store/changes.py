@@ -48,9 +48,9 @@ def diff(table: NotesReader, notes: Iterable[Note]) -> SyncDiff:
     """
     found = SyncDiff()
     for chunk in chunks(notes):
-        known = table.find([identity(note) for note in chunk])
-        for note in chunk:
-            key = identity(note)
+        keys = [identity(note) for note in chunk]
+        known = table.find(keys)
+        for key, note in zip(keys, chunk, strict=True):
             stored = known.get(key)
             if stored and stored.equals(note):
                 update = RowUpdate(stored.num)

@@ -94,6 +94,8 @@ def metadata_checksum(*fields: object) -> int:
 
 def pack_about(tags: Sequence[str], source: str) -> str:
     """A note's tags and source as one column; as short as can be where it has none."""
+    if not tags and not source:
+        return "{}"  # Most notes, and a store is compared with every one of a history.
     fields = {"tags": list(tags), "source": source}
     return json.dumps({name: value for name, value in fields.items() if value}, ensure_ascii=False)
 
@@ -103,6 +105,8 @@ def unpack_about(about: str) -> tuple[tuple[str, ...], str]:
 
     Text must stay within reach whatever became of its tags.
     """
+    if about == "{}":
+        return (), ""  # As above.
     try:
         fields = json.loads(about)
         tags, source = fields.get("tags", []), fields.get("source", "")

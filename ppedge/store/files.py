@@ -17,6 +17,19 @@ DIRECTORY_MODE = 0o700
 FILE_MODE = 0o600
 
 _NO_ROOM = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
+# Where no folder can be: behind a link to itself, on a drive that is not there, under a name that
+# the file system does not take.
+_NO_PLACE = {
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+    errno.EINVAL,
+    errno.EILSEQ,
+    errno.ENODEV,
+    errno.ENXIO,
+    errno.EOPNOTSUPP,
+}
+ANOTHER_FILE = "name a file in a folder that is there and that you may write to"
+_ANOTHER_PLACE = "choose another folder with --persona or PPEDGE_HOME"
 _POLL_SECONDS = 0.05
 
 if sys.platform == "win32":
@@ -44,12 +57,18 @@ else:
 
 
 @contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turn an ``OSError`` in the block into a `StoreError` that says what to do."""
+def disk_errors(path: Path, otherwise: str = "") -> Iterator[None]:
+    """Turn an ``OSError`` in the block into a `StoreError` that says what to do.
+
+    Args:
+        path: what the block works on.
+        otherwise: what to do where the disk is not full; by default, what helps a store.
+    """
     try:
         yield
     except OSError as error:
-        raise StoreError(f"{path}: {error.strerror or error}; {_advice(error)}") from error
+        advice = otherwise if otherwise and error.errno not in _NO_ROOM else _advice(error)
+        raise StoreError(f"{path}: {error.strerror or error}; {advice}") from error
 
 
 def _advice(error: OSError) -> str:
@@ -61,18 +80,42 @@ def _advice(error: OSError) -> str:
             "or choose another with --persona or PPEDGE_HOME"
         )
     if error.errno in (errno.ENOTDIR, errno.EEXIST):
-        return (
-            "a file stands where the folder, or one above it, would be made; "
-            "choose another folder with --persona or PPEDGE_HOME"
-        )
+        return f"a file stands where the folder, or one above it, would be made; {_ANOTHER_PLACE}"
+    if error.errno in _NO_PLACE:
+        return f"no folder can be there; {_ANOTHER_PLACE}"
     return "check the disk, then run `ppedge notes verify`"
 
 
 def make_private_directory(folder: Path) -> None:
-    """Create ``folder`` and its parents; ``folder`` itself, if new or empty, gets mode 0700."""
-    folder.mkdir(parents=True, exist_ok=True, mode=DIRECTORY_MODE)
+    """Create ``folder`` and its parents; ``folder`` itself, if new or empty, gets mode 0700.
+
+    Raises:
+        StoreError: no folder can be made there.
+        OSError: the disk says anything else.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=DIRECTORY_MODE)
+    except OSError as error:
+        if error.errno != errno.ENOENT:  # As within /proc.
+            raise
+        raise StoreError(
+            f"{folder}: {error.strerror}; the folder cannot be made; {_ANOTHER_PLACE}"
+        ) from error
     if not any(folder.iterdir()):
         folder.chmod(DIRECTORY_MODE)
+
+
+def name_on_disk(name: str) -> str:
+    """A name as a path takes it: its bytes are UTF-8, whatever encoding the locale names."""
+    return os.fsdecode(name.encode())
+
+
+def name_from_disk(entry: str) -> str:
+    """The name that `name_on_disk` wrote; one that it cannot have written comes as it is."""
+    try:
+        return os.fsencode(entry).decode()
+    except UnicodeError:
+        return entry
 
 
 def open_private(path: Path, flags: int) -> IO[bytes]:

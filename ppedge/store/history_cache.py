@@ -6,10 +6,13 @@ import errno
 import os
 import shutil
 from pathlib import Path
+from typing import IO
 
 from ppedge.errors import StoreError
+from ppedge.notes.reader import NoteReader
 from ppedge.store.files import DIRECTORY_MODE, disk_errors, make_private_directory, writer_lock
-from ppedge.store.persona import Persona, Space
+from ppedge.store.persona import ChangeReport, Encode, Persona, Progress, Space
+from ppedge.store.synced import content_digest
 
 _LOCK_SECONDS = 30.0
 _LOCK = "lock"
@@ -41,6 +44,37 @@ def open_history_cache(folder: Path, space: Space) -> Persona:
         _clear(folder, space)
         persona = Persona.open(folder, space)
     return persona
+
+
+def sync_history(
+    persona: Persona,
+    reader: NoteReader,
+    file: IO[bytes] | None,
+    encode: Encode,
+    progress: Progress,
+) -> ChangeReport:
+    """Make the store hold what a history holds; one that has not changed is not read again.
+
+    Args:
+        persona: the store.
+        reader: reads the notes.
+        file: what it reads them from; None where that can be read only once.
+        encode: encodes notes in the store's space.
+        progress: called as notes are done.
+
+    Raises:
+        HistoryError, StoreError: as ``reader`` and `Persona.sync`.
+    """
+    before = content_digest(file) if file is not None and file.seekable() else ""
+    if before and persona.is_synced(before):
+        return ChangeReport(notes=len(persona))
+
+    def content() -> str:
+        # Not of a file that was changed while it was read, nor of one with lines to tell of.
+        same = before and not reader.skipped and file and content_digest(file) == before
+        return before if same else ""
+
+    return persona.sync(reader, encode, progress=progress, content=content)
 
 
 def _sound(folder: Path, space: Space, *, create: bool = True) -> Persona | None:

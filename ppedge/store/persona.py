@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -130,7 +130,12 @@ class Persona(PersonaReader):
             return writer.add(notes, encode, progress or _silent)
 
     def sync(
-        self, notes: Iterable[Note], encode: Encode, *, progress: Progress | None = None
+        self,
+        notes: Iterable[Note],
+        encode: Encode,
+        *,
+        progress: Progress | None = None,
+        content: Callable[[], str] = str,
     ) -> ChangeReport:
         """Make the store hold exactly ``notes``, in their order.
 
@@ -140,12 +145,14 @@ class Persona(PersonaReader):
             notes: read to its end before anything changes.
             encode: encodes notes in the store's space.
             progress: called as notes are done.
+            content: called at the end; gives the digest of the file that ``notes`` came from, by
+                which `is_synced` will know it again, or "".
 
         Raises:
             StoreError: as `add`; also two notes with one id and different content.
         """
         with self._encoding() as writer:
-            return writer.sync(notes, encode, progress or _silent)
+            return writer.sync(notes, encode, progress or _silent, content)
 
     def follow(
         self,

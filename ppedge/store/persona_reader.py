@@ -28,6 +28,7 @@ from ppedge.store.rows import Layout, Space
 from ppedge.store.scope import Scope
 from ppedge.store.sql_read import Selection, handle
 from ppedge.store.sql_write import NotesTable
+from ppedge.store.synced import SyncedFile
 from ppedge.store.writer import damaged_rows
 
 
@@ -224,6 +225,12 @@ class PersonaReader(Closable):
         with self._reading():
             files = PrefixFiles(self.path, self._table.state().file_version)
             return files.read(key, used=self._keeps)
+
+    def is_synced(self, content: str) -> bool:
+        """Whether `Persona.sync` was told of this content, and nothing has changed since."""
+        with self._reading():
+            state = self._table.state()
+            return SyncedFile(self.path, state.file_version).says(state.version, content)
 
     def bias(self) -> NDArray[np.float32] | None:
         """Additive score bias float32 [n+1] of pinned and muted notes; None if there are none."""

@@ -24,6 +24,8 @@ from ppedge.store.files import (
     DIRECTORY_MODE,
     disk_errors,
     make_private_directory,
+    name_from_disk,
+    name_on_disk,
     sync_directory,
     writer_lock,
 )
@@ -62,7 +64,7 @@ class Profiles:
             StoreError: that cannot be a name.
         """
         name = checked_name(name)
-        return self._find(name) or self.root / name
+        return self._find(name) or self.root / name_on_disk(name)
 
     def has(self, name: str) -> bool:
         """Whether there is a persona of that name; not of what cannot be a name."""
@@ -108,7 +110,7 @@ class Profiles:
         """
         with self._changing():
             folder = self.existing(name)
-            other = self.root / checked_name(new)
+            other = self.root / name_on_disk(checked_name(new))
             if _key(name) != _key(new):
                 self._free(new)
             with _at_rest(folder), disk_errors(folder):
@@ -200,7 +202,7 @@ class Profiles:
         with disk_errors(self.root):
             entries = sorted(self.root.iterdir()) if self.root.is_dir() else []
             for entry in entries:
-                name = unicodedata.normalize("NFC", entry.name)
+                name = unicodedata.normalize("NFC", name_from_disk(entry.name))
                 if not _problem(name) and entry.is_dir():
                     found[name] = entry
         return found
@@ -217,10 +219,10 @@ class Profiles:
         taken = self._find(name)
         if taken is not None:
             raise StoreError(
-                f'there is a persona "{taken.name}" already; '
+                f'there is a persona "{name_from_disk(taken.name)}" already; '
                 "choose another name, or rename or delete that one"
             )
-        folder = self.root / name
+        folder = self.root / name_on_disk(name)
         if os.path.lexists(folder):
             raise StoreError(f"{folder} is in the way, and no folder; move it away")
         return folder

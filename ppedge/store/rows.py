@@ -124,6 +124,16 @@ def pack_row(
     return row.tobytes()
 
 
+Block = tuple[NDArray[np.float16], NDArray[np.float16]]
+"""Some rows: keys float16 [any, d_key] and values float16 [any, d_value]."""
+
+
+def as_block(row: bytes, layout: Layout) -> Block:
+    """A row of `pack_row` as a block of one."""
+    both = np.frombuffer(row, "<f2")[np.newaxis]
+    return both[:, : layout.d_key], both[:, layout.d_key :]
+
+
 class _Matrix:
     """One of the two files of a file version: rows of ``width`` float16 numbers."""
 
@@ -197,11 +207,11 @@ class RowFiles:
         found = (_NAME.fullmatch(entry.name) for entry in folder.iterdir())
         return {int(match[1]) for match in found if match}
 
-    def write(self, blocks: Iterable[NDArray[np.float16]]) -> None:
+    def write(self, blocks: Iterable[Block]) -> None:
         """Write both files whole and make them durable.
 
         Args:
-            blocks: float16 [any, d_key + d_value], the null note's row first.
+            blocks: the rows in order, the null note's first.
         """
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
         self.remove()  # A new inode: a reader may still map the file of an earlier attempt.
@@ -212,9 +222,9 @@ class RowFiles:
         ):
             write_all(keys, self._keys.header)
             write_all(values, self._values.header)
-            for block in blocks:
-                write_all(keys, block[:, : self.layout.d_key].tobytes())
-                write_all(values, block[:, self.layout.d_key :].tobytes())
+            for key_rows, value_rows in blocks:
+                write_all(keys, np.ascontiguousarray(key_rows).data.cast("B"))
+                write_all(values, np.ascontiguousarray(value_rows).data.cast("B"))
             os.fsync(keys.fileno())
             os.fsync(values.fileno())
 

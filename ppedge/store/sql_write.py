@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple
@@ -133,7 +134,10 @@ class NotesTable(NotesReader):
     def set_order(self, nums: Sequence[int]) -> None:
         """Give the notes ``nums`` the rows 1, 2, ... and delete every other note."""
         self.db.execute("DELETE FROM rows")
-        self.db.executemany("INSERT INTO rows VALUES (?, ?)", enumerate(nums, start=1))
+        # One statement for all: one for each takes three times as long.
+        self.db.execute(
+            "INSERT INTO rows SELECT key + 1, value FROM json_each(?)", (json.dumps(list(nums)),)
+        )
         self.db.execute("DELETE FROM notes WHERE num NOT IN (SELECT note FROM rows)")
 
     def next_version(self) -> None:

@@ -25,13 +25,14 @@ from ppedge.store.encode import Encode, Progress, chunks, stage_key, vectors_by_
 from ppedge.store.files import disk_errors, sync_directory, writer_lock
 from ppedge.store.prefix_files import PrefixFiles
 from ppedge.store.reports import ChangeReport
-from ppedge.store.rows import Layout, RowFiles, Space
+from ppedge.store.rows import Block, Layout, RowFiles, Space, as_block
 from ppedge.store.sql_read import FILE_NAME, State, identity
 from ppedge.store.sql_write import NotesTable
+from ppedge.store.synced import SyncedFile
 
 COMMIT_NOTES = 1024
 COMMIT_SECONDS = 1.0
-_BLOCK_ROWS = 1024
+_BLOCK_ROWS = 4096
 
 
 @contextmanager
@@ -64,7 +65,7 @@ def create_store(folder: Path, space: Space, timeout: float) -> None:
         table = NotesTable(folder, "write")
         try:
             if not table.is_made:
-                RowFiles(folder, 0, space.layout).write([_as_block(space.null_row)])
+                RowFiles(folder, 0, space.layout).write([as_block(space.null_row, space.layout)])
                 with disk_errors(folder), table.transaction():
                     sync_directory(folder)
                     table.make(space.layout, zlib.crc32(space.null_row))
@@ -108,10 +109,10 @@ class StoreWriter:
         total, done = len(notes) if isinstance(notes, Sized) else None, 0
         with self._batches(self._before_append) as commit_when_due:
             for chunk in chunks(notes):
-                known = self.table.find([identity(note) for note in chunk])
+                keys = [identity(note) for note in chunk]
+                known = self.table.find(keys)
                 new: dict[bytes, Note] = {}
-                for note in chunk:
-                    key = identity(note)
+                for key, note in zip(keys, chunk, strict=True):
                     stored = known.get(key)
                     if stored is None:
                         new[key] = note
@@ -133,7 +134,13 @@ class StoreWriter:
         report.notes = self.n_notes
         return report
 
-    def sync(self, notes: Iterable[Note], encode: Encode, progress: Progress) -> ChangeReport:
+    def sync(
+        self,
+        notes: Iterable[Note],
+        encode: Encode,
+        progress: Progress,
+        content: Callable[[], str] = str,
+    ) -> ChangeReport:
         """See `Persona.sync`."""
         planned = diff(self.table, notes)
         updates, report = list(planned.updates.values()), planned.report
@@ -151,6 +158,8 @@ class StoreWriter:
         else:
             report.encoded = self._rewrite_with(updates, encode, progress)
         report.notes = self.n_notes
+        if digest := content():
+            SyncedFile(self.folder, self.state.file_version).write(self.state.version, digest)
         return report
 
     def forget(self, nums: Iterable[int]) -> None:
@@ -315,26 +324,33 @@ class StoreWriter:
 
     def _blocks(
         self, updates: Sequence[RowUpdate], layout: Layout, null_row: bytes, crcs: dict[int, int]
-    ) -> Iterator[NDArray[np.float16]]:
+    ) -> Iterator[Block]:
         """Yield the rows of ``updates``; ``crcs`` receives those of staged rows, by position."""
-        yield _as_block(null_row)
+        yield as_block(null_row, layout)
         keys, values = self._old_rows(layout)
         row_of: dict[int | None, int] = {
             num: row for row, num in enumerate(self.table.order(), start=1)
         }
         for start in range(0, len(updates), _BLOCK_ROWS):
             part = updates[start : start + _BLOCK_ROWS]
+            wanted = {
+                i: stage_key(layout, update.digest)
+                for i, update in enumerate(part)
+                if update.digest
+            }
             # Staged rows stand in for themselves as row 0, and are put in place below.
-            rows = [0 if update.digest else row_of[update.num] for update in part]
-            block = np.concatenate([keys[rows], values[rows]], axis=1)
-            stage_keys = [
-                stage_key(layout, update.digest) if update.digest else b"" for update in part
-            ]
-            staged = self.table.staged({key for key in stage_keys if key})
-            for i, key in enumerate(stage_keys):
-                if key:
-                    block[i] = np.frombuffer(staged[key], "<f2")
-                    crcs[start + i] = zlib.crc32(staged[key])
+            rows = [0 if i in wanted else row_of[update.num] for i, update in enumerate(part)]
+            run = slice(rows[0], rows[0] + len(rows))
+            if not wanted and rows == list(range(run.start, run.stop)) and run.stop <= len(keys):
+                # As they stand: nothing has to be copied on the way from file to file.
+                yield keys[run], values[run]
+                continue
+            block = keys[rows], values[rows]
+            staged = self.table.staged(set(wanted.values()))
+            for i, key in wanted.items():
+                for matrix, row in zip(block, as_block(staged[key], layout), strict=True):
+                    matrix[i] = row[0]
+                crcs[start + i] = zlib.crc32(staged[key])
             yield block
 
     def _old_rows(self, layout: Layout) -> tuple[NDArray[np.float16], NDArray[np.float16]]:
@@ -360,13 +376,15 @@ class StoreWriter:
             for file_version in others:
                 RowFiles(self.folder, file_version, self.state.layout).remove()
                 PrefixFiles(self.folder, file_version).remove()
+                SyncedFile(self.folder, file_version).remove()
             if others:
                 sync_directory(self.folder)
 
 
 def file_versions(folder: Path) -> set[int]:
-    """Generations of which a file of vectors or of a model's state is in ``folder``."""
-    return RowFiles.file_versions(folder) | PrefixFiles.file_versions(folder)
+    """Generations of which a file, but for the notes themselves, is in ``folder``."""
+    kinds = (RowFiles, PrefixFiles, SyncedFile)
+    return set().union(*(kind.file_versions(folder) for kind in kinds))
 
 
 def damaged_rows(problem: str) -> StoreError:
@@ -375,7 +393,3 @@ def damaged_rows(problem: str) -> StoreError:
         f"{problem}; the text of your notes is safe: "
         "run `ppedge notes repair` to encode the damaged rows again"
     )
-
-
-def _as_block(row: bytes) -> NDArray[np.float16]:
-    return np.frombuffer(row, "<f2")[np.newaxis]

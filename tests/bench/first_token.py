@@ -11,22 +11,14 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
-import time
 from pathlib import Path
 
 from ppedge.blend import Blend
-from ppedge.llm.sampling import Sampling
+from ppedge.cli.measuring import PROMPTS, ask
 from ppedge.notes.reader import read_notes
 from ppedge.personalizer import Personalizer
-from ppedge.store.persona import Persona
 
 HISTORY = Path(__file__).parents[2] / "examples" / "notes.jsonl"
-PROMPTS = (
-    "What should I cook tonight?",
-    "Write a short e-mail to my landlord about the heating.",
-    "How was your weekend?",
-    "Tell me about a book you like.",
-)
 BARE = "bare"
 WAYS: dict[str, Blend | None] = {
     BARE: None,
@@ -35,20 +27,6 @@ WAYS: dict[str, Blend | None] = {
     "8 turns, no soft tokens": Blend(soft=False),
     "8 turns, nothing else": Blend(soft=False, style=0, rules=False, topic=0),
 }
-
-
-def ask(personalizer: Personalizer, persona: Persona, blend: Blend | None, prompt: str, n: int):
-    """Return seconds to the first piece, and seconds a token behind it."""
-    sampling = Sampling(temperature=0.2, max_tokens=n, seed=1)
-    began = time.perf_counter()
-    answer = personalizer.stream(prompt, persona if blend else None, sampling, blend=blend)
-    pieces = iter(answer)
-    next(pieces, None)
-    first = time.perf_counter() - began
-    for _ in pieces:
-        pass
-    rest = time.perf_counter() - began - first
-    return first, rest / max(1, answer.generation.new_tokens - 1)
 
 
 def measure(history: Path, rounds: int, threads: int) -> dict[str, tuple[list[float], list[float]]]:
@@ -62,9 +40,10 @@ def measure(history: Path, rounds: int, threads: int) -> dict[str, tuple[list[fl
         persona.add(list(read_notes(history)), personalizer.plug.encode_notes)
         for _ in range(rounds):
             for way, blend in WAYS.items():
-                ask(personalizer, persona, blend, "Say hello.", 2)  # holds what comes before
+                who = persona if blend else None
+                ask(personalizer, who, "Say hello.", 2, blend)  # holds what comes before
                 for prompt in PROMPTS:
-                    first, each = ask(personalizer, persona, blend, prompt, 24)
+                    first, each = ask(personalizer, who, prompt, 24, blend)
                     found[way][0].append(first)
                     found[way][1].append(each)
     return found

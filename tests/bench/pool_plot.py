@@ -54,12 +54,12 @@ def plot(results: Sequence[Point]) -> str:
     return "\n".join([*parts, "</svg>\n"])
 
 
-def _x(log_n: float, limits: tuple[float, float]) -> float:
+def x_of(log_n: float, limits: tuple[float, float]) -> float:
     span = max(limits[1] - limits[0], 1e-9)
     return LEFT + (log_n - limits[0]) / span * (WIDTH - LEFT - RIGHT)
 
 
-def _y(log_cost: float, limits: tuple[float, float]) -> float:
+def y_of(log_cost: float, limits: tuple[float, float]) -> float:
     return (
         HEIGHT - BOTTOM - (log_cost - limits[0]) / (limits[1] - limits[0]) * (HEIGHT - TOP - BOTTOM)
     )
@@ -72,13 +72,13 @@ def _axes(
     title = f"d_k 384, d_v {d_v}, {threads} thread{'s' * (threads > 1)}: nanoseconds a row over n"
     parts = [f'<text x="{LEFT}" y="18">{title}</text>']
     for decade in range(math.ceil(x_range[0]), math.floor(x_range[1]) + 1):
-        x = _x(decade, x_range)
+        x = x_of(decade, x_range)
         parts.append(f'<path d="M{x:.1f} {TOP}V{HEIGHT - BOTTOM}" stroke="#eee"/>')
         parts.append(
             f'<text x="{x:.1f}" y="{HEIGHT - 20}" text-anchor="middle">{10**decade:,}</text>'
         )
     for decade in range(int(y_range[0]), int(y_range[1]) + 1):
-        y = _y(decade, y_range)
+        y = y_of(decade, y_range)
         parts.append(f'<path d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}" stroke="#eee"/>')
         parts.append(
             f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{10**decade:,}</text>'
@@ -95,7 +95,7 @@ def _lines(
         if not points:
             continue
         path = " ".join(
-            f"{_x(math.log10(n), x_range):.1f},{_y(math.log10(seconds * 1e9 / n), y_range):.1f}"
+            f"{x_of(math.log10(n), x_range):.1f},{y_of(math.log10(seconds * 1e9 / n), y_range):.1f}"
             for n, seconds in points
         )
         dash = ' stroke-dasharray="4 3"' if subject.startswith("floor") else ""

@@ -211,7 +211,7 @@ def build_floor() -> ctypes.CDLL:
         ["cc", "-O3", "-march=native", "-shared", "-fPIC", "-o", target, source], check=True
     )
     library = ctypes.CDLL(str(target))
-    for name in ("read_corpus", "read_prefetched"):
+    for name in ("read_plain", "read_prefetched"):
         getattr(library, name).argtypes = [ctypes.c_void_p, ctypes.c_size_t]
         getattr(library, name).restype = ctypes.c_uint64
     return library
@@ -235,6 +235,6 @@ def floor_calls(
         return lambda: list(executor.map(lambda part: [read(*span) for span in part], parts))
 
     return {
-        name: [subject(name, library.read_corpus), subject(name, library.read_prefetched)]
+        name: [subject(name, library.read_plain), subject(name, library.read_prefetched)]
         for name in data.keys
     }

@@ -26,6 +26,7 @@ from pathlib import Path
 import numpy as np
 
 from ppedge.notes.reader import Note, note_line, read_notes
+from ppedge.store.history_cache import sync_history
 from ppedge.store.persona import Persona, Space
 
 D_KEY, D_VALUE = 384, 512
@@ -88,12 +89,22 @@ def measure_store(operation: str, folder: Path, n_notes: int, repeats: int) -> f
             return median_seconds(10 * repeats, lambda _: persona.pool(QUERY, scale=SCALE))
         if operation == "forget one":
             return median_seconds(repeats, lambda i: persona.forget(ids=[str(i * 7 + 3)]))
-        persona.sync(read_notes(history), encode)
+        sync_file(persona, history)
+        if operation == "sync, file unchanged":
+            return median_seconds(repeats, lambda _: sync_file(persona, history))
+        if operation == "sync, nothing changed":
+            return median_seconds(repeats, lambda _: persona.sync(read_notes(history), encode))
         return median_seconds(
             repeats,
             lambda _: persona.sync(read_notes(history), encode),
             lambda turn: write_history(history, n_notes, f" edit {turn}"),
         )
+
+
+def sync_file(persona: Persona, history: Path) -> None:
+    """Sync as the commands do, which read no file again that has not changed."""
+    with history.open("rb") as file:
+        sync_history(persona, read_notes(file), file, encode, lambda done, total: None)
 
 
 # --- the peer ---

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -21,3 +23,10 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def ppedge(tmp_path: Path, files: tuple[Path, Path]) -> Command:
     names = ("PPEDGE_MODEL", "PPEDGE_PLUG")
     return Command(tmp_path / "home", dict(zip(names, map(str, files), strict=True)))
+
+
+def written(path: Path, texts: Iterable[str]) -> Path:
+    """Write notes as JSON Lines, with ids from 0 on."""
+    notes = ({"id": str(number), "text": text} for number, text in enumerate(texts))
+    path.write_text("".join(json.dumps(note) + "\n" for note in notes), encoding="utf-8")
+    return path

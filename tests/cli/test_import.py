@@ -193,7 +193,7 @@ def test_a_format_can_be_named(ppedge: Command, tmp_path: Path) -> None:
     done = ppedge("notes", "import", "--format", "chatgpt", path, tmp_path)
     assert done.returncode == 1
     assert b"not valid JSON" in done.stderr
-    assert b"cannot be read: Is a directory" in done.stderr
+    assert b"the folder has no file like" in done.stderr
 
 
 def test_two_notes_of_one_id_do_not_take_turns(ppedge: Command, tmp_path: Path) -> None:

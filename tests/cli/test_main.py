@@ -29,6 +29,7 @@ NOTES: list[dict[str, Any]] = [
     {"input": "how is the bicycle?", "output": "the bicycle sulks.", "time": 1700000000},
     {"text": "no rain today — we waited 🧀"},
 ]
+POSIX_LOCALE = {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
@@ -359,11 +360,10 @@ def test_a_blank_prompt_is_a_usage_error(ppedge: Command, history: Path, prompt:
 def test_text_in_a_locale_without_utf8_is_read_as_utf8(
     ppedge: Command, history: Path, text: str
 ) -> None:
-    posix = {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     asked = answer(history, text)
-    assert ppedge.json(*asked, **posix)["text"] == ppedge.json(*asked)["text"]
+    assert ppedge.json(*asked, **POSIX_LOCALE)["text"] == ppedge.json(*asked)["text"]
     ppedge.good("notes", "add", str(history))
-    assert ppedge.good("notes", "list", "--text", text, **posix) == ""
+    assert ppedge.good("notes", "list", "--text", text, **POSIX_LOCALE) == ""
 
 
 @pytest.mark.parametrize("command", ["list", "forget"])
@@ -380,6 +380,55 @@ def test_a_home_with_a_tilde_is_in_the_home_folder(
     ppedge.good("notes", "add", str(history), PPEDGE_HOME="~/x", HOME=str(tmp_path / "me"))
     assert (tmp_path / "me" / "x" / "personas").is_dir()
     assert not (tmp_path / "~").exists()
+
+
+def test_names_and_scopes_in_a_locale_without_utf8_are_read_as_utf8(
+    ppedge: Command, tmp_path: Path
+) -> None:
+    notes = written(tmp_path / "grüße.jsonl", [{"text": "vom café", "tags": ["café"]}])
+    ppedge.good("notes", "add", str(notes), "--persona", "nö", **POSIX_LOCALE)
+    for env in ({}, POSIX_LOCALE):
+        only = ("--only", "tag:café")
+        assert ppedge.good("notes", "list", "--persona", "nö", *only, "--json", **env)
+        assert ppedge.good("notes", "list", "--persona", "nö", "--only", "tag:thé", **env) == ""
+    assert "nö" in ppedge.good("persona", "list")
+    ppedge.good("persona", "new", "çà", **POSIX_LOCALE)
+    ppedge.good("persona", "rename", "çà", "là", **POSIX_LOCALE)
+    assert "là" in ppedge.good("persona", "list")
+    assert '"nö"' in ppedge.error("persona", "new", "nö")
+    assert "there is a persona" in ppedge.error("persona", "new", "nö", **POSIX_LOCALE)
+    ppedge.good("persona", "delete", "là", "--yes", **POSIX_LOCALE)
+    assert "là" not in ppedge.good("persona", "list")
+
+
+@pytest.mark.parametrize("place", ["/proc/x", "a link to itself", "a long name"])
+@pytest.mark.parametrize("command", ["notes add", "persona new", "serve", "watch"])
+def test_a_home_that_cannot_be_made_names_its_variable(
+    ppedge: Command, tmp_path: Path, place: str, command: str
+) -> None:
+    home = {"/proc/x": Path("/proc/x"), "a long name": tmp_path / ("n" * 300)}.get(place)
+    if home is None:
+        home = tmp_path / "loop"
+        home.symlink_to(home)
+    notes = written(tmp_path / "notes.jsonl", NOTES)
+    words = {"notes add": (notes,), "persona new": ("anna",), "watch": (tmp_path,)}
+    message = ppedge.error(*command.split(), *words.get(command, ()), PPEDGE_HOME=str(home))
+    assert str(home) in message
+    assert "PPEDGE_HOME" in message
+    assert "check the disk" not in message
+
+
+@pytest.mark.parametrize("place", ["no folder", "a file as folder", "a long name"])
+@pytest.mark.parametrize("command", ["notes export", "persona export default"])
+def test_an_export_that_cannot_be_written_asks_for_another_file(
+    ppedge: Command, history: Path, tmp_path: Path, place: str, command: str
+) -> None:
+    ppedge.good("notes", "add", str(history))
+    names = {"no folder": "absent/out", "a file as folder": "notes.jsonl/out"}
+    out = tmp_path / names.get(place, "n" * 300)
+    message = ppedge.error(*command.split(), str(out))
+    assert str(out) in message
+    assert "name a file in a folder" in message
 
 
 @pytest.mark.parametrize("kind", ["a file", "a device"])

@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from export.data.template import TEMPLATE, place_soft, read_template
 from export.models.base_llm import FrozenLLM
 from ppedge.llm.llm import LLM
-from ppedge.llm.segments import Soft
+from ppedge.llm.segments import Soft, Text
 from ppedge.plug.template import Part, render
 from tests import tiny_gguf as tiny_models
 
@@ -38,7 +38,7 @@ def nats_by_hand(frozen, before, soft, after, ids):
     """Picked from the logits of one long pass without padding or cache."""
     rows = [frozen.embed(torch.tensor(part, dtype=torch.long)) for part in (before, after, ids)]
     with torch.inference_mode():
-        whole = torch.cat([rows[0], soft, rows[1], rows[2]])
+        whole = torch.cat([rows[0], soft * frozen.row_scale, rows[1], rows[2]])
         logits = frozen.model(inputs_embeds=whole[None]).logits[0]
     chosen = logits.log_softmax(-1)[-len(ids) - 1 : -1].gather(1, torch.tensor(ids)[:, None])
     return -float(chosen.sum())
@@ -65,6 +65,32 @@ def test_a_gguf_scores_as_at_run_time_with_soft_tokens_anywhere(tiny_gguf, templ
         assert abs(nats_of(frozen, soft[None])[0] - nats) > 0.1
 
 
+@pytest.mark.parametrize("architecture", ["llama", "gemma2", "gemma3"])
+def test_torch_computes_what_llama_cpp_does(tmp_path, architecture):
+    """Queries are scaled by what no GGUF file says, logits capped, layers see a window of 16."""
+    path = tiny_models.write(tmp_path / "model.gguf", architecture)
+    frozen = FrozenLLM(path, TEMPLATE, torch.float32)
+    with LLM(path) as llm:
+        for text in ("a", "abcdef", "abcdef" * 6):
+            ids = llm.tokens([Text(text)])
+            with torch.inference_mode():
+                found = frozen.model(torch.tensor([ids])).logits[0, -1].numpy()
+            np.testing.assert_allclose(found, llm.logits([Text(text)]), atol=5e-3)
+
+
+@pytest.mark.parametrize("architecture", ["gemma2", "gemma3"])
+def test_gemma_s_soft_tokens_score_as_at_run_time(tmp_path, architecture):
+    path = tiny_models.write(tmp_path / "model.gguf", architecture)
+    frozen = FrozenLLM(path, TEMPLATE, torch.float32)
+    torch.manual_seed(0)
+    soft = torch.randn(3, frozen.table.shape[1]) * float(frozen.table.std())
+    with LLM(path) as llm:
+        rows = render(TEMPLATE, PROMPT, Soft(soft.numpy()))
+        [score] = llm.score(rows, [ANSWER], end=True)
+    nats, count = nats_of(frozen, soft[None])
+    assert -score.logprob / count == pytest.approx(nats / count, abs=2e-3)
+
+
 @pytest.mark.parametrize("template", TEMPLATES)
 @pytest.mark.parametrize("architecture", ["gemma2", "gemma3"])
 def test_a_prompt_run_ahead_counts_in_full_where_layers_see_a_window(
@@ -82,10 +108,14 @@ def test_a_prompt_run_ahead_counts_in_full_where_layers_see_a_window(
     assert nats == pytest.approx(nats_by_hand(frozen, before, soft, after, ids), rel=1e-4)
 
 
-def test_rows_are_at_the_scale_that_soft_tokens_live_in(tmp_path):
-    frozen = FrozenLLM(tiny_models.write(tmp_path / "g.gguf", "gemma2"), TEMPLATE, torch.float32)
-    plain = frozen.model.get_input_embeddings().weight
-    assert torch.allclose(frozen.table, plain * plain.shape[1] ** 0.5, rtol=1e-3)
+@pytest.mark.parametrize("architecture", ["llama", "gemma2", "gemma3"])
+def test_rows_are_at_the_scale_that_soft_tokens_have_at_run_time(tmp_path, architecture):
+    path = tiny_models.write(tmp_path / "model.gguf", architecture)
+    frozen = FrozenLLM(path, TEMPLATE, torch.float32)
+    with LLM(path) as llm:
+        np.testing.assert_allclose(frozen.table[:9], llm.embedding_rows(range(9)))
+    ids = torch.arange(9)
+    assert torch.allclose(frozen.embed(ids), frozen.table[:9] * frozen.row_scale, rtol=1e-3)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,9 @@ import io
 import json
 import mailbox
 import os
+import shutil
 import stat
+import subprocess
 import zipfile
 from contextlib import suppress
 from email.message import EmailMessage
@@ -237,13 +239,34 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str) -> None:
     ("data", "said"),
     [
         ("window.text,id\ngrüß".encode("latin-1"), "line 2: byte 0xfc is not UTF-8"),
-        ("\ufefftext".encode("utf-16-le"), "the file is UTF-16; save it as UTF-8"),
+        (
+            "\ufefftext".encode("utf-16-le"),
+            "the file is UTF-16; convert it to UTF-8, for example with: iconv -f UTF-16 ",
+        ),
     ],
 )
 def test_another_encoding_is_refused_with_its_line(
     tmp_path: Path, name: str, data: bytes, said: str
 ) -> None:
     assert said in refused(name, write(tmp_path / "f.md", data))
+
+
+@pytest.mark.skipif(not shutil.which("iconv"), reason="the advice is a command of another program")
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32-be", "utf-32-le"])
+def test_the_advice_for_another_encoding_works(tmp_path: Path, encoding: str) -> None:
+    """And the file that is converted stays, even one that has the name of what is made."""
+    path = write(tmp_path / "my notes.csv", "text,id\ngrüß,1\n".encode(encoding))
+    command = refused("csv", path).partition("for example with: ")[2]
+    subprocess.run(command, shell=True, cwd=tmp_path, check=True)
+    assert load("csv", tmp_path / "utf-8-my notes.csv") == [Note("grüß", id="1")]
+    assert path.read_bytes() == "text,id\ngrüß,1\n".encode(encoding)
+
+
+def test_a_member_of_another_encoding_is_named_by_the_advice(tmp_path: Path) -> None:
+    path = pack(tmp_path / "e.zip", {"x/conversations.json": "[]".encode("utf-16")})
+    said = refused("chatgpt", path)
+    assert f"{path}, x/conversations.json: the file is UTF-16;" in said
+    assert said.endswith("-t UTF-8 x/conversations.json > utf-8-conversations.json")
 
 
 # --- tables and lines ---
@@ -587,6 +610,7 @@ def test_flowed_text_is_joined() -> None:
         b"Date: Wed, 99 May 2024 99:99:99 +9999\n",
         b"Subject: =?x-unknown?q?caf=E9?=\n",
         b"Subject: =?utf-8?b?!!!?=\n",
+        b"Subject: =?u\xfff-8?q?caf=E9?=\n",
         b"Message-ID: \xff\xfe\n",
         b"Subject: \xff\xfe raw\n",
     ],
@@ -681,6 +705,12 @@ def test_chatgpt_gives_the_owners_messages(tmp_path: Path) -> None:
     assert load("chatgpt", path) == expected
     path = pack(tmp_path / "n.zip", {f"conversations-00{i}.json": CHATS for i in range(2)})
     assert load("chatgpt", path) == expected * 2
+    for top in (tmp_path / "u", tmp_path / "v" / "all in one"):
+        write(top / "chat.html", "<html>")
+        write(top / "conversations.json", CHATS)
+    for folder in (tmp_path / "u", tmp_path / "v"):
+        assert detect(folder) == "chatgpt"
+        assert load("chatgpt", folder) == expected
 
 
 def test_claude_gives_the_owners_messages(tmp_path: Path) -> None:
@@ -700,6 +730,9 @@ def test_claude_gives_the_owners_messages(tmp_path: Path) -> None:
     assert load("claude", write(tmp_path / "conversations.json", chats)) == expected
     path = pack(tmp_path / "e.zip", {"users.json": [], "conversations.json": chats})
     assert load("claude", path) == expected
+    write(tmp_path / "u" / "conversations.json", chats)
+    assert detect(tmp_path / "u") == "claude"
+    assert load("claude", tmp_path / "u") == expected
 
 
 TWEETS = [
@@ -727,6 +760,26 @@ def test_twitter_gives_the_owners_tweets(tmp_path: Path) -> None:
     more = script.replace("part0", "part1")
     path = pack(tmp_path / "u.zip", {"x/data/tweets.js": script, "x/data/tweets-part1.js": more})
     assert load("twitter", path) == expected * 2
+    write(tmp_path / "u/data/README.txt", "how to read this archive")
+    write(tmp_path / "u/data/tweets.js", script)
+    write(tmp_path / "u/Your archive.html", "<html>")
+    assert detect(tmp_path / "u") == "twitter"
+    assert load("twitter", tmp_path / "u") == expected
+
+
+def test_an_export_somewhere_in_a_vault_does_not_make_it_one(tmp_path: Path) -> None:
+    write(tmp_path / "day.md", "rain again")
+    write(tmp_path / "from elsewhere/conversations.json", CHATS)
+    assert detect(tmp_path) == "markdown"
+    assert "has no file like" in refused("chatgpt", tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "symlink"), reason="no symbolic links")
+def test_a_link_in_an_unpacked_export_is_not_followed(tmp_path: Path) -> None:
+    write(tmp_path / "secret.json", CHATS)
+    (tmp_path / "e").mkdir()
+    (tmp_path / "e/conversations.json").symlink_to(tmp_path / "secret.json")
+    assert detect(tmp_path / "e") is None
 
 
 @pytest.mark.parametrize("name", ["chatgpt", "claude"])

@@ -267,7 +267,7 @@ def test_the_advice_for_another_encoding_works(tmp_path: Path, encoding: str) ->
         list(read_notes(path))
     command = str(caught.value).partition("for example with: ")[2]
     subprocess.run(command, shell=True, cwd=tmp_path, check=True)
-    [note] = read_notes(tmp_path / "notes.jsonl")
+    [note] = read_notes(tmp_path / "utf-8-my notes.jsonl")
     assert note.output == "grüß 🧀"
 
 

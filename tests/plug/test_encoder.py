@@ -34,7 +34,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     }
 
 
-def opened(folder: Path, n_threads: int = 1) -> TextEncoder:
+def opened(folder: Path, n_threads: int | None = 1) -> TextEncoder:
     manifest = parse_manifest((folder / MANIFEST_NAME).read_bytes(), str(folder))
 
     def read(name: str) -> bytes:
@@ -100,6 +100,14 @@ def test_the_default_encoder_gives_the_same_bits_on_one_thread_and_on_more(
     one, more = (Plug(find_plug(), n_threads=n).encode_notes(notes) for n in (1, 3))
     for ours, theirs in zip(one, more, strict=True):
         assert [array.tobytes() for array in ours] == [array.tobytes() for array in theirs]
+
+
+@pytest.mark.parametrize(("usable", "taken"), [(1, 1), (2, 2), (4, 4), (6, 4), (12, 6)])
+def test_as_many_notes_are_encoded_at_once_as_there_are_cores(
+    folders: dict[int, Path], monkeypatch: pytest.MonkeyPatch, usable: int, taken: int
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(usable)), raising=False)
+    assert opened(folders[0], None)._n_threads == taken
 
 
 def test_an_error_in_one_note_ends_the_whole(folders: dict[int, Path], tmp_path: Path) -> None:

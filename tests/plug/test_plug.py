@@ -127,6 +127,9 @@ def test_the_same_plug_in_another_place_is_the_same_space(folder: Path, tmp_path
         lambda raw: raw["about"].update(note="retold"),
         lambda raw: raw.update(attention_scale=raw["attention_scale"] + 1),
         lambda raw: raw.update(template=[{"slot": "prompt"}, {"slot": "soft"}]),
+        lambda raw: raw.update(licence="MIT", written_by="a later ppedge"),
+        lambda raw: raw["encoder"].update(note="nobody reads this"),
+        lambda raw: raw.update(recency=0.0, null_note_competes=True),  # the defaults, spelled out
         lambda raw: None,  # the same in other spaces and order
     ],
 )

@@ -214,6 +214,17 @@ def test_what_is_no_http_is_refused_and_the_next_is_answered(served: Running) ->
     served.said("/v1/completions", ASK)
 
 
+@pytest.mark.parametrize("n_bytes", [20_000, 60_000])
+def test_a_head_that_is_too_large_is_refused_however_it_comes(
+    served: Running, n_bytes: int
+) -> None:
+    get = f"GET / HTTP/1.1\r\nHost: 127.0.0.1:{served.port}\r\nConnection: close\r\n".encode()
+    for padding in (b"X: y\r\n" * (n_bytes // 6), b"X: " + b"y" * n_bytes + b"\r\n"):
+        received = sent(served, get + padding + b"\r\n")
+        assert received.startswith((b"HTTP/1.1 431", b"HTTP/1.1 400"))
+    assert sent(served, get + b"X: y\r\n" * 100 + b"\r\n").startswith(b"HTTP/1.1 200")
+
+
 def test_unknown_paths_and_methods_are_told(served: Running) -> None:
     assert "there is no /v1/embeddings" in error_of(served.get("/v1/embeddings"), 404)
     assert "there is no /personas/" in error_of(served.get("/personas/"), 404)

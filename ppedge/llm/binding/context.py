@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppedge.errors import ModelError
-from ppedge.llm.binding.ggml import C, Cancel, abort_when_set, because, log
+from ppedge.llm.binding.ggml import C, Cancel, abort_when_set, because, ensure_threads, log
 
 # llama_model_rope_type() values whose embedding rows carry four positions each.
 _MULTI_ROPE: Final = (8, 40)
@@ -203,6 +203,8 @@ class Context:
             batch.n_seq_id = ctypes.cast(counts, ctypes.POINTER(ctypes.c_int32))
             batch.seq_id = (ctypes.POINTER(C.llama_seq_id) * count)(*lists)
         self._batch_size = count
+        if self._weights.n_threads > 1:
+            ensure_threads(self._weights.path)
         with log.complaints() as lines:
             code = call(self.pointer, batch)
         if code == _ABORTED or (code != 0 and self._weights.cancel.is_set()):

@@ -49,6 +49,26 @@ _CONTINUED: Final = 5
 _LOAD_ERROR: Final = "llama_model_load: error loading model: "
 
 
+_THREADED_IN: set[int] = set()  # the process whose threads OpenMP has, once it has any
+
+
+def ensure_threads(path: Path) -> None:
+    """Refuse to compute on several threads in a fork of a process that has done so.
+
+    A fork takes no threads along, and OpenMP would wait for them for ever.
+
+    Raises:
+        ModelError: this is such a process.
+    """
+    _THREADED_IN.add(os.getpid())
+    if len(_THREADED_IN) > 1:
+        _THREADED_IN.remove(os.getpid())
+        raise ModelError(
+            f"{path}: this process was forked from one in which a model had run, and a fork takes "
+            "no threads along; start it by the method spawn, or fork before a model is opened"
+        )
+
+
 class Log:
     """Keeps llama.cpp's messages from the terminal, and its complaints for error messages.
 

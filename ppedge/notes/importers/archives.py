@@ -1,4 +1,4 @@
-"""Exports as a .zip, or as the one file of it that matters: read in memory, under limits."""
+"""Exports as a .zip, unpacked, or as the one file that matters: read in memory, under limits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from ppedge.errors import HistoryError
-from ppedge.notes.importers.files import MAX_BYTES, PEEK_BYTES, decode, peek, read_bytes
+from ppedge.notes.importers.files import (
+    MAX_BYTES,
+    PEEK_BYTES,
+    decode,
+    disk_errors,
+    peek,
+    read_bytes,
+)
 
 MAX_MEMBERS = 100_000
 """Most members that an archive may have."""
@@ -47,11 +54,18 @@ def is_zip(path: Path) -> bool:
 
 
 def texts(path: Path, name: re.Pattern[str]) -> Iterator[tuple[str, str]]:
-    """Yield (where, text) of a file, or of each member of an archive whose name matches.
+    """Yield (where, text) of a file, or of each part of an export whose name matches.
 
     Raises:
-        HistoryError: damaged, too large, or not UTF-8; in an archive, also: no such member.
+        HistoryError: damaged, too large, or not UTF-8; of an export, also: no such part.
     """
+    if path.is_dir():
+        found_files = _unpacked(path, name)
+        if not found_files:
+            raise HistoryError(f"{path}: the folder has no file like {name.pattern}")
+        for file in found_files:
+            yield str(file), decode(read_bytes(file), str(file))
+        return
     if not is_zip(path):
         yield str(path), decode(read_bytes(path), str(path))
         return
@@ -61,15 +75,18 @@ def texts(path: Path, name: re.Pattern[str]) -> Iterator[tuple[str, str]]:
             raise HistoryError(f"{path}: the archive has no file like {name.pattern}")
         for member in found:
             where = f"{path}, {_one_line(member.filename)}"
-            yield where, decode(_unpack(archive, member, where, MAX_BYTES), where)
+            data = _unpack(archive, member, where, MAX_BYTES)
+            yield where, decode(data, where, _one_line(member.filename))
 
 
 def beginning(path: Path, name: re.Pattern[str]) -> bytes:
-    """The beginning of a file, or of the first member of an archive whose name matches.
+    """The beginning of a file, or of the first part of an export whose name matches.
 
     Raises:
         HistoryError: the archive is damaged, or beyond a limit.
     """
+    if path.is_dir():
+        return next((peek(file) for file in _unpacked(path, name)), b"")
     if not is_zip(path):
         return peek(path)
     with _opened(path) as archive:
@@ -120,6 +137,25 @@ def objects(value: object, where: str) -> list[dict[str, Any]]:
         if not isinstance(entry, dict):
             raise HistoryError(f"{where}, entry {number}: not a JSON object; export it again")
     return value
+
+
+def _unpacked(folder: Path, name: re.Pattern[str]) -> list[Path]:
+    """The files of an unpacked export whose names match, in order; links are none.
+
+    An export has what counts at its top or in ``data``, and a vault of notes may well have an
+    export somewhere in it: nothing deeper is looked at, but within the one folder that some
+    programs unpack everything into.
+    """
+    with disk_errors(folder):
+        inside = list(folder.iterdir())
+        top = inside[0] if len(inside) == 1 and inside[0].is_dir() else folder
+        places = [place for place in (top, top / "data") if place.is_dir()]
+        return sorted(
+            file
+            for place in places
+            for file in place.iterdir()
+            if name.search(file.relative_to(top).as_posix()) and stat.S_ISREG(file.lstat().st_mode)
+        )
 
 
 @contextmanager

@@ -16,7 +16,7 @@ _TEXTS = ("text", "multimodal_text")
 
 
 def matches(path: Path) -> bool:
-    """Whether it is conversations.json with a mapping of messages, or an archive with one."""
+    """Whether it is conversations.json with a mapping of messages, or an export with one."""
     data = beginning(path, _NAME).lstrip()
     return data.startswith(b"[") and b'"mapping"' in data
 

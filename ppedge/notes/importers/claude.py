@@ -15,7 +15,7 @@ _NAME = re.compile(r"(^|/)conversations\.json$")
 
 
 def matches(path: Path) -> bool:
-    """Whether it is conversations.json with chat messages, or an archive with one."""
+    """Whether it is conversations.json with chat messages, or an export with one."""
     data = beginning(path, _NAME).lstrip()
     return data.startswith(b"[") and b'"chat_messages"' in data
 

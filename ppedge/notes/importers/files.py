@@ -12,7 +12,7 @@ from pathlib import Path
 from ppedge.errors import HistoryError
 from ppedge.notes.importers.job import Job
 from ppedge.notes.reader import Note
-from ppedge.notes.text import other_encoding
+from ppedge.notes.text import conversion, other_encoding
 
 MAX_BYTES = 512 << 20
 """Largest file that is read as a whole."""
@@ -57,15 +57,22 @@ def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
     return data
 
 
-def decode(data: bytes, where: str) -> str:
+def decode(data: bytes, where: str, name: str = "") -> str:
     """Decode UTF-8, with a byte order mark or without.
+
+    Args:
+        data: a whole file.
+        where: what errors call it.
+        name: of the file, if ``where`` is more than that.
 
     Raises:
         HistoryError: it is of another encoding; names ``where`` and the line.
     """
     encoding = other_encoding(data[:4])
     if encoding and encoding != "UTF-7":  # Which may be plain text that begins with +/v.
-        raise HistoryError(f"{where}: the file is {encoding}; save it as UTF-8")
+        raise HistoryError(
+            f"{where}: the file is {encoding}; {conversion(encoding, name or where)}"
+        )
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from contextlib import suppress
 from email import policy
-from email.errors import HeaderParseError
+from email.errors import MessageError
 from email.header import decode_header, make_header
 from email.message import Message
 from email.parser import BytesParser
@@ -30,7 +30,7 @@ _PARSE_ERRORS = (
     AttributeError,
     AssertionError,
     RecursionError,
-    HeaderParseError,
+    MessageError,
 )
 
 
@@ -74,7 +74,7 @@ def _senders(message: Message) -> set[str]:
 def _header(message: Message, name: str) -> str:
     value = str(message.get(name, ""))[:_MAX_HEADER]
     # One that is not as it should be stays as it was written.
-    with suppress(HeaderParseError, ValueError, LookupError):
+    with suppress(MessageError, ValueError, LookupError):
         value = str(make_header(decode_header(value)))
     return re.sub(r"\s+", " ", value).strip()
 

@@ -20,7 +20,7 @@ _OF_OTHERS = "retweets"
 
 
 def matches(path: Path) -> bool:
-    """Whether it is tweets.js, or an archive with one."""
+    """Whether it is tweets.js, or an export with one."""
     data = beginning(path, _NAME)[:200]
     return _PREFIX.match(data.decode("utf-8", "replace")) is not None
 

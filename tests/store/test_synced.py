@@ -1,0 +1,173 @@
+"""A store that knows the file it was last made equal to, and reads that file no second time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ppedge.notes.reader import Note, read_notes
+from ppedge.store.history_cache import open_history_cache, sync_history
+from ppedge.store.persona import ChangeReport, Persona
+from tests.store.kit import Encoder, make_space
+
+SPACE, encode = make_space(), Encoder()
+LINES = '{"text": "rain again", "id": "a"}\n{"text": "bread at last", "id": "b"}\n'
+
+
+@pytest.fixture
+def history(tmp_path: Path) -> Path:
+    path = tmp_path / "notes.jsonl"
+    path.write_text(LINES)
+    return path
+
+
+@pytest.fixture
+def persona(tmp_path: Path) -> Iterator[Persona]:
+    with open_history_cache(tmp_path / "store", SPACE) as opened:
+        yield opened
+
+
+def sync(persona: Persona, history: Path, *, skip_bad: bool = False) -> tuple[ChangeReport, int]:
+    """Sync with a file; how many notes were read of it comes too."""
+    n_read = 0
+
+    def count(done: int, total: int | None) -> None:
+        nonlocal n_read
+        n_read = done
+
+    with history.open("rb") as file:
+        reader = read_notes(file, skip_bad=skip_bad, name="history")
+        report = sync_history(persona, reader, file, encode, count)
+        return report, n_read
+
+
+def is_known(persona: Persona, history: Path) -> bool:
+    """Whether another sync reads nothing of the file."""
+
+    def refuse(notes: Sequence[Note]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        raise AssertionError("nothing is to be encoded")
+        yield
+
+    with history.open("rb") as file:
+        reader = Unread()
+        try:
+            sync_history(persona, reader, file, refuse, lambda done, total: None)
+        except Read:
+            return False
+        return True
+
+
+class Read(Exception):
+    """Somebody asked for a note."""
+
+
+class Unread:
+    """A reader that nobody may ask."""
+
+    skipped = ()
+
+    def __iter__(self) -> Iterator[Note]:
+        raise Read
+
+
+def test_an_unchanged_file_is_not_read_again(persona: Persona, history: Path) -> None:
+    assert not is_known(persona, history)
+    assert sync(persona, history)[0].added == 2
+    assert is_known(persona, history)
+    assert sync(persona, history)[0] == ChangeReport(notes=2)
+
+
+def test_it_is_known_after_the_store_is_opened_anew(
+    persona: Persona, history: Path, tmp_path: Path
+) -> None:
+    sync(persona, history)
+    with open_history_cache(tmp_path / "store", SPACE) as again:
+        assert is_known(again, history)
+        assert again.verify() == []
+
+
+def test_a_changed_file_is_read_and_known_from_then_on(persona: Persona, history: Path) -> None:
+    sync(persona, history)
+    history.write_text(LINES.replace("rain", "snow"))
+    assert not is_known(persona, history)
+    assert sync(persona, history)[0].changed == 1
+    assert is_known(persona, history)
+    assert [note.output for note in persona.notes()] == ["snow again", "bread at last"]
+
+
+def test_a_store_that_has_changed_since_reads_the_file(persona: Persona, history: Path) -> None:
+    sync(persona, history)
+    persona.forget(ids=["a"])
+    assert not is_known(persona, history)
+    assert sync(persona, history)[0].added == 1
+    persona.add([Note("a third")], encode)
+    assert not is_known(persona, history)
+    assert sync(persona, history)[0].removed == 1
+    assert [note.id for note in persona.notes()] == ["a", "b"]
+
+
+def test_what_is_known_of_a_file_goes_when_a_note_goes(
+    persona: Persona, history: Path, tmp_path: Path
+) -> None:
+    sync(persona, history)
+    assert len(list((tmp_path / "store").glob("synced.*"))) == 1
+    persona.forget(ids=["a"])
+    assert list((tmp_path / "store").glob("synced.*")) == []
+
+
+def test_a_file_that_changes_while_it_is_read_is_not_known(persona: Persona, history: Path) -> None:
+    def encode_and_append(notes: Sequence[Note]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        with history.open("a") as more:
+            more.write('{"text": "one more", "id": "c"}\n')
+        yield from encode(notes)
+
+    with history.open("rb") as file:
+        reader = read_notes(file, name="history")
+        sync_history(persona, reader, file, encode_and_append, lambda done, total: None)
+    assert not is_known(persona, history)
+    sync(persona, history)
+    assert [note.id for note in persona.notes()] == ["a", "b", "c"]
+
+
+def test_a_file_with_bad_lines_is_read_each_time_to_tell_of_them(
+    persona: Persona, history: Path
+) -> None:
+    history.write_text(LINES + "no JSON\n")
+    sync(persona, history, skip_bad=True)
+    assert not is_known(persona, history)
+
+
+def test_what_can_be_read_only_once_is_not_known(persona: Persona, history: Path) -> None:
+    with history.open("rb") as file:
+        reader = read_notes(file, name="stdin")
+        sync_history(persona, reader, None, encode, lambda done, total: None)
+    assert not is_known(persona, history)
+
+
+@pytest.mark.parametrize("damage", [b"", b"ppedge synced 1 ", b"\xff\n"])
+def test_a_damaged_line_is_as_good_as_none(
+    persona: Persona, history: Path, tmp_path: Path, damage: bytes
+) -> None:
+    sync(persona, history)
+    [line] = (tmp_path / "store").glob("synced.*")
+    line.write_bytes(damage)
+    assert not is_known(persona, history)
+    assert sync(persona, history)[0].unchanged == 2
+    assert is_known(persona, history)
+
+
+def test_another_version_of_ppedge_reads_the_file_again(
+    persona: Persona, history: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync(persona, history)
+    monkeypatch.setattr("ppedge.store.synced.version", lambda name: "99")
+    assert not is_known(persona, history)
+
+
+def test_without_a_file_nothing_is_kept(persona: Persona, tmp_path: Path) -> None:
+    persona.sync([Note("a"), Note("b")], encode)
+    assert list((tmp_path / "store").glob("synced.*")) == []
+    assert not persona.is_synced("")
