@@ -165,11 +165,24 @@ class Terminal:
         before, _, self.shown = self.shown.partition(text)
         return before
 
+    def wait_for_input(self) -> None:
+        """Wait until the program sleeps: a Ctrl-C just before it does so waits for the next key."""
+        began, before = time.monotonic(), b""
+        while True:
+            name, _, now = Path(f"/proc/{self.run.pid}/stat").read_bytes().rpartition(b") ")
+            assert time.monotonic() - began < 60, name
+            state, *fields = now.split()
+            times = b" ".join(fields[10:12])  # user and system time: fields 14 and 15 of all
+            if state == b"S" and times == before:
+                return
+            before = times
+            time.sleep(0.2)
+
     def end(self) -> int:
         """Take what else is shown; return the exit code."""
         began = time.monotonic()
         while self.run.poll() is None:
-            assert time.monotonic() - began < 30, self.shown[-2000:]
+            assert time.monotonic() - began < 60, self.shown[-2000:]
             if select.select([self._near], [], [], 0.1)[0]:
                 try:
                     self.shown += os.read(self._near, 1 << 16)
@@ -237,6 +250,7 @@ def test_a_key_at_the_prompt_ends_it_well(ppedge: Command, key: bytes) -> None:
         screen.wait_for(b"> ")
         screen.type(b"hello\n")
         screen.wait_for(b"\n> ")
+        screen.wait_for_input()
         screen.type(key)
         assert screen.end() == 0
         assert b"Traceback" not in screen.shown
