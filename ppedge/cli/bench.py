@@ -15,6 +15,7 @@ from ppedge.cli.made_notes import LEAST_ENCODED, history_file, made_notes, write
 from ppedge.cli.opening import model_option, notify, plug_option
 from ppedge.cli.processes import PPEDGE, Run, import_seconds, medians, repeated, timed
 from ppedge.plug.no_plug import NONE
+from ppedge.processors import usable_cores
 from ppedge.store.temporary import temporary_folder
 
 _MAX_NOTES: Final = 100_000
@@ -187,13 +188,6 @@ def machine() -> dict[str, Any]:
         "architecture": platform.machine(),
         "python": platform.python_version(),
     }
-
-
-def usable_cores() -> int:
-    """Processors that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _times(run: Run) -> dict[str, float]:

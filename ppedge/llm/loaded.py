@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from ppedge.llm.gguf import Gguf
 from ppedge.llm.preflight import ensure_loadable
 from ppedge.llm.prompt import Control, Prompt, Row
 from ppedge.llm.segments import Segment, Soft, control_layers, soft_rows
+from ppedge.processors import default_threads
 
 _REMEMBERED_TEXTS = 128  # of a conversation's parts, most of which the next one has again
 _SAMPLES = 64
@@ -73,7 +73,7 @@ class LoadedModel(Closable):
                 self.path,
                 n_ctx=n_ctx,
                 n_batch=n_batch,
-                n_threads=n_threads or _default_threads(),
+                n_threads=n_threads or default_threads(),
                 verbose=verbose,
             )
         except BaseException:
@@ -253,9 +253,3 @@ class LoadedModel(Closable):
                 f"{what} takes {count} tokens, and {self.n_ctx} fit; "
                 "shorten it or ask for a larger context (--context, n_ctx)"
             )
-
-
-def _default_threads() -> int:
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    # Decoding waits for memory: beyond a few cores, second hardware threads only get in the way.
-    return (usable or 1) if (usable or 1) <= 4 else max(4, (usable or 1) // 2)

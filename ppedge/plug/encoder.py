@@ -8,7 +8,6 @@ speed of batches of like length (onnxruntime 1.31, 128 tokens).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -21,6 +20,7 @@ from ppedge.notes.reader import Note
 from ppedge.plug.graph import Graph, one_line
 from ppedge.plug.manifest import EncoderSpec
 from ppedge.plug.template import note_text
+from ppedge.processors import default_threads
 
 # Longer texts are cut before the tokenizer sees them: no token is longer than this on average,
 # and a tokenizer reads all it is given.
@@ -70,7 +70,7 @@ class TextEncoder:
             self._query_graph = Graph(
                 read(spec.query_file), f"{where}: {spec.query_file}", ["ids"], ["query"]
             )
-        self._n_threads = n_threads or _default_threads()
+        self._n_threads = n_threads or default_threads()
 
     def notes(
         self, notes: Sequence[Note]
@@ -125,11 +125,3 @@ class TextEncoder:
             data = text.encode("utf-8")[: self._spec.max_bytes] or b" "
             feeds["bytes"] = np.frombuffer(data, np.uint8).astype(np.int64)[None]
         return graph.run(feeds, wanted)
-
-
-def _default_threads() -> int:
-    """As many as a model takes: both wait for the same cores, and seldom at once."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    usable = usable or 1
-    # Above four, about half of the processors are a core's second thread, which brings little.
-    return usable if usable <= 4 else max(4, usable // 2)

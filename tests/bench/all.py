@@ -19,9 +19,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ppedge.cli.bench import Bench, usable_cores
+from ppedge.cli.bench import Bench
 from ppedge.cli.made_notes import history_file, made_notes, write_history
 from ppedge.cli.processes import PPEDGE, timed
+from ppedge.processors import usable_cores
 from ppedge.store.temporary import temporary_folder
 from tests.bench import pool
 from tests.bench.page import ROW_BYTES, page

@@ -21,10 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from ppedge.cli.bench import usable_cores
 from ppedge.cli.made_notes import made_notes
 from ppedge.defaults import find_plug
 from ppedge.plug.plug import Plug
+from ppedge.processors import usable_cores
 
 MAX_TOKENS = 128
 Encode = Callable[[Sequence[str]], np.ndarray]

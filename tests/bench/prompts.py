@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from ppedge.cli.bench import usable_cores
 from ppedge.cli.made_notes import made_notes
 from ppedge.cli.measuring import PROMPTS, Encoded, ask
 from ppedge.personalizer import Personalizer
+from ppedge.processors import usable_cores
 from ppedge.store.persona import Persona
 from tests.bench.encoding import fastembed_peer
 
