@@ -19,7 +19,7 @@ from ppedge.style.shapes import Vocabulary, likeliest
 from ppedge.style.token_table import TokenTable
 
 _BEGUN: Final = 4  # letters by which a word is known before it ends
-_LAST_WORD: Final = re.compile(r"[^\W_]+$")
+_LAST_WORD: Final = re.compile(r"[^\W_]+\Z")  # $ would find a word before a last line break too
 _RECENT: Final = 32  # texts whose forbidden words are remembered; several answers take turns
 
 Tokens = NDArray[np.int64]
@@ -112,6 +112,7 @@ class Rules:
         copying, loops, ending: the rules.
         brackets: whether the person writes square brackets; a small model fills letters with
             "[Your Name]" otherwise.
+        answers: earlier ones of the conversation, which are not to be copied either.
     """
 
     def __init__(
@@ -123,12 +124,13 @@ class Rules:
         ending: Ending,
         *,
         brackets: bool = True,
+        answers: Sequence[str] = (),
     ) -> None:
         """Join them."""
         self._pieces, self._end = pieces, end
         self._copying, self._loops, self._ending = copying, loops, ending
         self._brackets = brackets
-        self._said = NoCopying(())
+        self._said = NoCopying(answers, copying.habits)
         self._forbidden = lru_cache(_RECENT)(self._find_forbidden)
 
     def beside(self, answers: Sequence[str]) -> Rules:
@@ -137,16 +139,15 @@ class Rules:
         Args:
             answers: of the conversation.
         """
-        rules = Rules(
+        return Rules(
             self._pieces,
             self._end,
             self._copying,
             self._loops,
             self._ending,
             brackets=self._brackets,
+            answers=answers,
         )
-        rules._said = NoCopying(answers, self._copying.habits)
-        return rules
 
     def process(self, logits: NDArray[np.float32], written: Sequence[int]) -> NDArray[np.float32]:
         """Rule out what the rules forbid.

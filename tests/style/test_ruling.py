@@ -6,7 +6,7 @@ import threading
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ppedge.style.rules import Ending, NoCopying, NoLoops, words_of
@@ -49,6 +49,7 @@ def says_too_often(loops: NoLoops, text: str, piece: str) -> bool:
 
 
 @given(st.lists(st.integers(1, len(WORDS) - 1), max_size=24))
+@example([1, 2, 2, 2, WORDS.index("\n")])  # Behind a line break no word is begun.
 def test_tokens_are_ruled_out_as_their_words_are(written: list[int]) -> None:
     loops, text = NoLoops(), joined(written)
     rules = Rules(Pieces(Vocabulary()), END_TOKEN, NoCopying([]), loops, Ending([], []))
