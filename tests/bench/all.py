@@ -45,9 +45,9 @@ class Sizes:
         max_tokens: length of an answer.
     """
 
-    rounds: int = 7
+    rounds: int = 5
     personas: tuple[int, ...] = (0, 100, 1000)
-    encoded: int = 1000
+    encoded: int = 400
     bulk: tuple[int, ...] = (1000, 10_000)
     grown: tuple[int, ...] = (100, 1_000, 10_000, 100_000)
     pooled: tuple[int, ...] = (1_000, 10_000, 100_000, 1_000_000)
