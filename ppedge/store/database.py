@@ -19,13 +19,25 @@ Access = Literal["read", "read-only", "write"]
 
 _BUSY_MILLISECONDS = 5000
 
+# What sqlite3 says when one of the functions that `connect` gives to SQLite raised something, and
+# has then dropped what that was.
+_FUNCTION_RAISED = "user-defined function raised exception"
+
 
 @contextmanager
 def sqlite_errors(path: Path) -> Iterator[None]:
-    """Turn an ``sqlite3.Error`` in the block into a `StoreError` that says what to do."""
+    """Turn an ``sqlite3.Error`` in the block into a `StoreError` that says what to do.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C came while SQLite was calling one of our functions.
+    """
     try:
         yield
     except (sqlite3.Error, UnicodeDecodeError) as error:
+        if str(error) == _FUNCTION_RAISED:
+            # None of them raises for any data, so it was a signal, which Python delivers to
+            # whatever Python code runs next.
+            raise KeyboardInterrupt from None
         name = getattr(error, "sqlite_errorname", "")
         if name.startswith(("SQLITE_FULL", "SQLITE_IOERR")):
             advice = "free some disk space and run it again (what was stored before is intact)"

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import astuple
 
 from ppedge.notes.reader import Note
-from ppedge.store.database import pack_about
+from ppedge.store.database import metadata_checksum, pack_about
 from ppedge.store.rows import Layout
 from ppedge.store.sql_read import (
     LATER_COLUMNS,
@@ -93,11 +93,18 @@ class NotesTable(NotesReader):
 
     def insert(self, note: Note, crc: int, origin: str = "") -> int:
         """Add a note without a row; returns its number."""
+        columns = _columns(note, crc)
+        *_, time, about = columns
         cursor = self.db.execute(
             "INSERT INTO notes (digest, crc, input, output, id, time, about, identity, origin, "
-            "seal, about_seal) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, "
-            "seal(?5, ?6, 0), seal(?7, ?9, ''))",
-            (*_columns(note, crc), identity(note), origin),
+            "seal, about_seal) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                *columns,
+                identity(note),
+                origin,
+                metadata_checksum(note.id, time, 0),
+                metadata_checksum(about, origin, ""),
+            ),
         )
         return int(cursor.lastrowid or 0)
 
@@ -192,5 +199,7 @@ class NotesTable(NotesReader):
 
 
 def _columns(note: Note, crc: int) -> tuple[object, ...]:
+    # SQLite gives back a float where a program gave a whole number, and the checksum knows.
+    time = None if note.time is None else float(note.time)
     about = pack_about(note.tags, note.source)
-    return bytes.fromhex(note.digest), crc, note.input, note.output, note.id, note.time, about
+    return bytes.fromhex(note.digest), crc, note.input, note.output, note.id, time, about

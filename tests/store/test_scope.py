@@ -1,6 +1,7 @@
 """Scopes, marks, and the views that answers are made of."""
 
 import math
+import signal
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from ppedge.errors import StoreError
 from ppedge.notes.reader import Note
 from ppedge.notes.tags import clean_tags, inline_tags, is_tagged, is_under, listed_tags
+from ppedge.store import database
 from ppedge.store.persona import Persona, Scope
 from ppedge.store.scope import parse_scope
 from ppedge.turns.choose import choose_notes, keep_last
@@ -216,3 +218,25 @@ def test_terms_become_a_scope():
         parse_scope((), 2.0, 2.0)
     assert parse_scope().is_all
     assert not Scope(since=-math.inf).is_all
+
+
+# --- Ctrl-C while SQLite is calling back ---
+
+
+@pytest.mark.parametrize("called", ["is_tagged", "is_under"])
+def test_ctrl_c_while_sqlite_calls_back_is_no_damage(tagged, monkeypatch, called):
+    def pressed(*_):
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(database, called, pressed)
+    with pytest.raises(KeyboardInterrupt):
+        held(tagged, Scope(tags=("work",), folders=("vault",)))
+    monkeypatch.undo()
+    assert held(tagged, Scope(tags=("work",), folders=("vault",))) == ["one", "two"]
+    assert tagged.verify() == []
+
+
+def test_times_that_are_whole_numbers_are_kept_as_any(persona, encode):
+    persona.add([Note("one", time=5)], encode)
+    assert persona.verify() == []
+    assert persona.add([Note("one", time=5.0)], encode).unchanged == 1
