@@ -12,7 +12,7 @@ from ppedge.errors import StoreError
 from ppedge.notes.reader import NoteReader
 from ppedge.store.files import DIRECTORY_MODE, disk_errors, make_private_directory, writer_lock
 from ppedge.store.persona import ChangeReport, Encode, Persona, Progress, Space
-from ppedge.store.synced import content_digest
+from ppedge.store.stamps import content_digest
 
 _LOCK_SECONDS = 30.0
 _LOCK = "lock"
@@ -33,8 +33,8 @@ def ensure_keepable(folder: Path) -> None:
 def open_history_cache(folder: Path, space: Space) -> Persona:
     """Open the store in ``folder``; empty it first if it is damaged, or another plug's.
 
-    It is read to its end: an answer must not come from damaged vectors, and beside a model's
-    work that is nothing.
+    It is read to its end, unless that was done before with the same files: an answer must not come
+    from damaged vectors.
 
     Raises:
         StoreError: it cannot be made there.
@@ -85,7 +85,7 @@ def _sound(folder: Path, space: Space, *, create: bool = True) -> Persona | None
             raise  # The disk's trouble is no damage; it may pass.
         return None
     try:
-        if not persona.verify():
+        if not persona.verify_changed():
             return persona
     except StoreError:
         pass

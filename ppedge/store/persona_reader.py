@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -24,11 +24,11 @@ from ppedge.store.files import disk_errors
 from ppedge.store.opening import check_fit, current_rows
 from ppedge.store.prefix_files import PrefixFiles
 from ppedge.store.reports import Problem, Stats
-from ppedge.store.rows import Layout, Space
+from ppedge.store.rows import Layout, RowFiles, Space
 from ppedge.store.scope import Scope
-from ppedge.store.sql_read import Selection, handle
+from ppedge.store.sql_read import Selection, State, handle
 from ppedge.store.sql_write import NotesTable
-from ppedge.store.synced import SyncedFile
+from ppedge.store.stamps import CheckedFile, SyncedFile, files_digest
 from ppedge.store.writer import damaged_rows
 
 
@@ -308,7 +308,31 @@ class PersonaReader(Closable):
                 if not problems or self._table.state().version == version:
                     return problems
 
+    def verify_changed(self) -> list[Problem]:
+        """Do as `verify`, but read nothing if no file has changed since it last found all well.
+
+        It goes by the files' sizes and times, which a disk that fails by itself does not change.
+        """
+        with self._reading():
+            state = self._table.state()
+        checked, before = CheckedFile(self.path, state.file_version), self._files(state)
+        if before and checked.says(state.version, before):
+            return []
+        problems = self.verify()
+        if not problems and before and self._keeps and before == self._files(state):
+            with suppress(StoreError):  # It is then read once more.
+                checked.write(state.version, before)
+        return problems
+
     # --- inside ---
+
+    def _files(self, state: State) -> str:
+        """Digest of the files that `verify` reads; "" where it is not certain."""
+        log = self._table.path.with_name(self._table.path.name + "-wal")
+        if log.exists() and log.stat().st_size:
+            return ""  # SQLite writes it into the database whenever it likes.
+        rows = RowFiles(self.path, state.file_version, state.layout)
+        return files_digest([self._table.path, *rows.paths])
 
     @contextmanager
     def _reading(self) -> Iterator[None]:

@@ -207,6 +207,11 @@ class RowFiles:
         found = (_NAME.fullmatch(entry.name) for entry in folder.iterdir())
         return {int(match[1]) for match in found if match}
 
+    @property
+    def paths(self) -> list[Path]:
+        """Of keys and values."""
+        return [each.path for each in self._both]
+
     def write(self, blocks: Iterable[Block]) -> None:
         """Write both files whole and make them durable.
 

@@ -28,7 +28,7 @@ from ppedge.store.reports import ChangeReport
 from ppedge.store.rows import Block, Layout, RowFiles, Space, as_block
 from ppedge.store.sql_read import FILE_NAME, State, identity
 from ppedge.store.sql_write import NotesTable
-from ppedge.store.synced import SyncedFile
+from ppedge.store.stamps import CheckedFile, SyncedFile
 
 COMMIT_NOTES = 1024
 COMMIT_SECONDS = 1.0
@@ -376,14 +376,15 @@ class StoreWriter:
             for file_version in others:
                 RowFiles(self.folder, file_version, self.state.layout).remove()
                 PrefixFiles(self.folder, file_version).remove()
-                SyncedFile(self.folder, file_version).remove()
+                for stamp in (SyncedFile, CheckedFile):
+                    stamp(self.folder, file_version).remove()
             if others:
                 sync_directory(self.folder)
 
 
 def file_versions(folder: Path) -> set[int]:
     """Generations of which a file, but for the notes themselves, is in ``folder``."""
-    kinds = (RowFiles, PrefixFiles, SyncedFile)
+    kinds = (RowFiles, PrefixFiles, SyncedFile, CheckedFile)
     return set().union(*(kind.file_versions(folder) for kind in kinds))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import groupby, pairwise
 from typing import Final
 
@@ -222,30 +222,41 @@ class Ending:
 
 def _closers(texts: Sequence[str]) -> tuple[list[re.Pattern[str]], int]:
     """Patterns of the person's sign-offs, and how many words at most stand behind one."""
-    places: Counter[str] = Counter()
-    late: Counter[str] = Counter()
-    for text in texts:
-        tokens = list(re.finditer(r"\S+", text))
-        for size in range(1, _CLOSER_WORDS + 1):
-            for i in range(len(tokens) - size + 1):
-                run = " ".join(token[0] for token in tokens[i : i + size])
-                places[run] += 1
-                # A sign-off has its own line, or ends the note.
-                on_its_own = i > 0 and "\n" in text[tokens[i - 1].end() : tokens[i].start()]
-                at_end = i + size == len(tokens)
-                if (on_its_own or at_end) and i + _CLOSER_TAIL >= len(tokens):
-                    late[run] += 1
+    split = [list(re.finditer(r"\S+", text)) for text in texts]
+    late = Counter(
+        " ".join(token[0] for token in tokens[i:end])
+        for text, tokens in zip(texts, split, strict=True)
+        for i, end in _late_runs(text, tokens)
+    )
     least = habitual(len(texts))
-    found = [
-        run for run, count in late.items() if count >= least and count >= _CLOSER_LATE * places[run]
-    ]
-    found.sort(key=len)
+    often = {run: count for run, count in late.items() if count >= least}
+    # Where else they stand is looked up for these alone, which are few.
+    openers = {run.split(" ", 1)[0] for run in often}
+    places = Counter(
+        " ".join(words[i : i + size])
+        for words in ([token[0] for token in tokens] for tokens in split if openers)
+        for i in range(len(words))
+        if words[i] in openers
+        for size in range(1, min(_CLOSER_WORDS, len(words) - i) + 1)
+    )
+    found = [run for run, count in often.items() if count >= _CLOSER_LATE * places[run]]
+    found.sort(key=lambda run: (len(run), run))
     # A sign-off of one letter is no part of a word.
     patterns = [
         re.compile(r"(?<!\S)" + r"\s+".join(map(re.escape, run.split(" "))) + r"(?!\w)")
         for run in found
     ]
     return patterns, _usual_tail(texts, patterns)
+
+
+def _late_runs(text: str, tokens: Sequence[re.Match[str]]) -> Iterator[tuple[int, int]]:
+    """Where the words of a sign-off may stand: on a line of their own near the end, or at it."""
+    count = len(tokens)
+    for i in range(max(0, count - _CLOSER_TAIL), count):
+        on_its_own = i > 0 and "\n" in text[tokens[i - 1].end() : tokens[i].start()]
+        for size in range(1, min(_CLOSER_WORDS, count - i) + 1):
+            if on_its_own or i + size == count:
+                yield i, i + size
 
 
 def _usual_tail(texts: Iterable[str], patterns: Sequence[re.Pattern[str]]) -> int:

@@ -1,16 +1,19 @@
-"""A store that knows the file it was last made equal to, and reads that file no second time."""
+"""A store that knows the file it was last made equal to, and with which files it was whole."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from ppedge.notes.reader import Note, read_notes
+from ppedge.store.check import find_problems
 from ppedge.store.history_cache import open_history_cache, sync_history
 from ppedge.store.persona import ChangeReport, Persona
+from ppedge.store.reports import Problem
 from tests.store.kit import Encoder, make_space
 
 SPACE, encode = make_space(), Encoder()
@@ -163,7 +166,7 @@ def test_another_version_of_ppedge_reads_the_file_again(
     persona: Persona, history: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sync(persona, history)
-    monkeypatch.setattr("ppedge.store.synced.version", lambda name: "99")
+    monkeypatch.setattr("ppedge.store.stamps.version", lambda name: "99")
     assert not is_known(persona, history)
 
 
@@ -171,3 +174,88 @@ def test_without_a_file_nothing_is_kept(persona: Persona, tmp_path: Path) -> Non
     persona.sync([Note("a"), Note("b")], encode)
     assert list((tmp_path / "store").glob("synced.*")) == []
     assert not persona.is_synced("")
+
+
+# --- checked ---
+
+
+@pytest.fixture
+def checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a store that was found whole after it had been written."""
+    monkeypatch.setattr("ppedge.store.stamps._SETTLED_NANOSECONDS", 0)  # Spares two seconds each.
+    folder = tmp_path / "checked"
+    with open_history_cache(folder, SPACE) as persona:
+        persona.add([Note("one", id="a"), Note("two", id="b")], encode)
+    with open_history_cache(folder, SPACE):
+        pass
+    assert list(folder.glob("checked.*"))
+    return folder
+
+
+def reads(folder: Path, monkeypatch: pytest.MonkeyPatch) -> int:
+    """How often the store is read to its end when it is opened."""
+    found = 0
+
+    def count(*given: Any) -> list[Problem]:
+        nonlocal found
+        found += 1
+        return find_problems(*given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("ppedge.store.persona_reader.find_problems", count)
+        open_history_cache(folder, SPACE).close()
+    return found
+
+
+def test_a_store_whose_files_are_those_that_were_whole_is_not_read_again(
+    checked: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert [reads(checked, monkeypatch) for _ in range(2)] == [0, 0]
+
+
+@pytest.mark.parametrize("name", ["keys.0", "values.0", "notes.db"])
+def test_a_store_with_a_changed_file_is_read_and_what_is_damaged_made_anew(
+    checked: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    data = bytearray((checked / name).read_bytes())
+    data[-3] ^= 8
+    (checked / name).write_bytes(data)
+    assert reads(checked, monkeypatch) >= 1
+    with open_history_cache(checked, SPACE) as persona:
+        assert persona.verify() == []
+        assert len(persona) in (0, 2)  # SQLite leaves bytes of its pages unused.
+
+
+def test_what_has_just_been_written_is_read_once_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "fresh"
+    with open_history_cache(folder, SPACE) as persona:
+        persona.add([Note("one")], encode)
+    assert [reads(folder, monkeypatch) for _ in range(2)] == [1, 1]
+    assert not list(folder.glob("checked.*"))
+
+
+def test_a_log_that_is_left_is_no_file_to_trust(
+    checked: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Persona.open(checked, SPACE) as reader, Persona.open(checked, SPACE) as writer:
+        assert len(reader) == 2
+        writer.add([Note("three")], encode)
+        assert (checked / "notes.db-wal").stat().st_size
+        assert reads(checked, monkeypatch) == 1
+
+
+def test_forgetting_takes_the_line_along(checked: Path) -> None:
+    with Persona.open(checked, SPACE) as persona:
+        persona.forget(ids=["a"])
+    assert not list(checked.glob("checked.*"))
+
+
+def test_a_store_that_may_not_be_written_is_read_each_time(
+    checked: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    next(checked.glob("checked.*")).unlink()
+    with Persona.open(checked, SPACE, read_only=True) as persona:
+        assert persona.verify_changed() == []
+    assert not list(checked.glob("checked.*"))
