@@ -121,6 +121,28 @@ def pool(
     return Pooled(value, row_weights, log_sum_exp)
 
 
+def heaviest_rows(
+    weights: NDArray[np.float32], bias: NDArray[np.float32] | None, k: int
+) -> NDArray[np.intp]:
+    """Return up to ``k`` rows that weigh most, heaviest first, of two alike the first.
+
+    Neither row 0, the null note's, nor one that is masked is among them.
+
+    Args:
+        weights: of the rows, float32 [n].
+        bias: float32 [n] as of `pool`, or None.
+        k: how many at most.
+    """
+    allowed = np.ones(len(weights), bool) if bias is None else bias > -np.inf
+    allowed[0] = False
+    rows = np.flatnonzero(allowed)
+    if 0 < k < len(rows):
+        # Sorting all of a hundred thousand takes as long as pooling them.
+        found = weights[rows]
+        rows = rows[found >= np.partition(found, len(found) - k)[len(found) - k]]
+    return rows[np.argsort(-weights[rows], kind="stable")][:k]
+
+
 def backend() -> str:
     """Name the backend in use: "scalar", "avx2", "avx512" or "neon".
 

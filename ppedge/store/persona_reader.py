@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppedge.attention.bias import MUTE, PIN, of_marks, with_plug
-from ppedge.attention.pooling import Pooled, pool
+from ppedge.attention.pooling import Pooled, heaviest_rows, pool
 from ppedge.closable import Closable
 from ppedge.errors import StoreError
 from ppedge.notes.reader import Note, note_line
@@ -190,10 +190,8 @@ class PersonaReader(Closable):
             pooled = self._snapshot
             if not pooled or state.version != pooled.version or len(weights) != state.n_notes + 1:
                 raise NotesChangedError(f"{self.path}: the notes changed after pooling; pool again")
-            rows = 1 + np.argsort(-weights[1:], kind="stable")
-            if pooled.bias is not None:
-                rows = rows[pooled.bias[rows] > -np.inf]
-            return [(self._table.note_at(int(row)), float(weights[row])) for row in rows[:k]]
+            rows = heaviest_rows(weights, pooled.bias, k)
+            return [(self._table.note_at(int(row)), float(weights[row])) for row in rows]
 
     def version(self) -> int:
         """A number that grows with every change of what the store answers."""

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ppedge.attention.pooling import PoolingError, backend, backends, pool
+from ppedge.attention.pooling import PoolingError, backend, backends, heaviest_rows, pool
 from ppedge.errors import PpedgeError
 
 BACKENDS = backends()
@@ -530,3 +530,26 @@ def test_calls_leak_neither_references_nor_memory():
     tracemalloc.stop()
     assert [sys.getrefcount(x) for x in objects] == references
     assert grown < 20_000
+
+
+# --- the heaviest rows ---
+
+
+@given(
+    st.lists(st.sampled_from([0.0, 0.1, 0.2, 0.5]), min_size=1, max_size=12).flatmap(
+        lambda found: st.tuples(
+            st.just(found), st.lists(st.booleans(), min_size=len(found), max_size=len(found))
+        )
+    ),
+    st.integers(0, 14),
+    st.booleans(),
+)
+def test_the_heaviest_rows_are_those_of_a_full_sort(found, k, masks):
+    weights, masked = np.array(found[0], np.float32), np.array(found[1])
+    bias = np.where(masked, -np.inf, 0).astype(np.float32) if masks else None
+    wanted = [
+        row
+        for row in sorted(range(1, len(weights)), key=lambda row: -weights[row])
+        if not masks or not masked[row]
+    ]
+    assert heaviest_rows(weights, bias, k).tolist() == wanted[:k]
