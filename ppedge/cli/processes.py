@@ -48,6 +48,8 @@ def timed(command: Sequence[str], env: Mapping[str, str], errors: Path) -> Run:
     Raises:
         ClickException: it failed; says the last line of its stderr.
     """
+    # Python may be told to compile every module anew; an installed program never waits for that.
+    env = {name: value for name, value in env.items() if name != "PYTHONDONTWRITEBYTECODE"}
     began = time.perf_counter()
     with errors.open("w+b") as stderr:
         # A session of its own: Ctrl-C is this process's to handle, and to tell once.

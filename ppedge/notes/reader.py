@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import math
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -320,7 +320,8 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_Pairs, parse_constant=_refuse_con
 def _text(fields: Mapping[str, object], field: str, *, number: bool = False) -> str:
     value = fields[field]
     if number and isinstance(value, int | float) and not isinstance(value, bool):
-        if not math.isfinite(value):
+        # An integer may be too long for a float, which is what isfinite would make of it.
+        if not abs(value) <= sys.float_info.max:
             _bad_field(field, "is not a finite number", "write a smaller one")
         return str(value)
     if not isinstance(value, str):

@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
 from ppedge.errors import PlugError
 from ppedge.notes.reader import Note
@@ -49,6 +48,9 @@ class TextEncoder:
         Raises:
             PlugError: one cannot be loaded.
         """
+        # Late, as in `Graph`.
+        from tokenizers import Tokenizer
+
         self._spec = spec
         self._where = f"{where}: {spec.file}"
         try:

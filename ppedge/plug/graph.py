@@ -10,13 +10,9 @@ from contextlib import suppress
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from ppedge.errors import PlugError
-
-# For programs that had imported onnxruntime before ppedge could set ORT_DISABLE_TELEMETRY.
-ort.disable_telemetry_events()
 
 
 class Graph:
@@ -40,6 +36,11 @@ class Graph:
         Raises:
             PlugError: onnxruntime cannot load it, or it has other inputs or outputs.
         """
+        # Late: a plug is opened on a thread of its own, while llama.cpp reads its model.
+        import onnxruntime as ort
+
+        # For programs that had imported it before ppedge could set ORT_DISABLE_TELEMETRY.
+        ort.disable_telemetry_events()
         self.inputs = tuple(inputs)
         self._where = where
         options = ort.SessionOptions()

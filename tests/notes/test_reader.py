@@ -180,6 +180,7 @@ def test_notes_come_one_by_one_as_they_are_read():
         (b'{"input": true, "output": "x"}', 'field "input" is true or false'),
         (b'{"text": "x", "score": true}', 'field "score" is true or false'),
         (b'{"text": "x", "score": 1e999}', 'field "score" is not a finite number'),
+        (b'{"text": "x", "score": 1' + b"0" * 400 + b"}", 'field "score" is not a finite number'),
         (b'{"text": "x", "id": 1.5}', 'field "id" is a number; write text or an integer'),
         (b'{"text": "x", "id": false}', 'field "id" is true or false; write text or an integer'),
         (b'{"text": "x", "id": ""}', 'field "id" is empty; write an id, or leave the field out'),
