@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ppedge.blend import Blend
 from ppedge.errors import ModelError, PlugError
@@ -23,15 +26,15 @@ from ppedge.turns.prefixes import Notify
 
 
 def ensure_fits(plug: Plug, llm: LLM) -> None:
-    """Refuse a model that the plug was not made for, or that cannot do what the plug asks.
+    """Refuse a model that the plug was not made for, or that its control vector does not fit.
 
     Raises:
         PlugError: the plug was made for another model.
-        ModelError: the plug has a control vector, and llama.cpp cannot steer the model by it.
+        ModelError: the plug has a control vector that does not fit the model.
     """
     plug.check_model(llm.fingerprint, llm.path, llm.sampled_rows())
     if n_control := plug.manifest.projector.n_control:
-        llm.ensure_steerable(n_control)
+        llm.ensure_control_fits(n_control)
 
 
 def does_fit(plug: Plug, llm: LLM) -> bool:
@@ -43,13 +46,18 @@ def does_fit(plug: Plug, llm: LLM) -> bool:
     return True
 
 
-def soft_of(conditioning: Conditioning, blend: Blend) -> Soft | None:
-    """What a blend takes of the plug's soft tokens and control vector; None without a plug."""
+def soft_of(llm: LLM, conditioning: Conditioning, blend: Blend) -> Soft | None:
+    """What a blend takes of the plug's soft tokens and control vector; None without a plug.
+
+    Raises:
+        ModelError: llama.cpp cannot steer the model by a control vector.
+    """
     if not len(conditioning.soft):
         return None
-    control = conditioning.control
+    control = conditioning.control if blend.control else None
     if control is not None:
-        control = control * np.float32(blend.control) if blend.control else None
+        llm.ensure_steerable(len(control))
+        control = control * np.float32(blend.control)
     return Soft(conditioning.soft, control)
 
 
@@ -91,9 +99,22 @@ def say(
         processors.append(Topic(llm, prompt, blend.topic).process)
     if memory:
         processors.append(memory.process)
+    # What a manner says is asked for with the first token: it is being made until then.
     if manner and blend.style:
-        processors.append(manner.style.process)
+        processors.append(_late(lambda: manner.style))
     if manner and blend.rules:
-        rules = manner.rules.beside(answers) if answers else manner.rules
-        processors.append(rules.process)
+        processors.append(_late(lambda: manner.rules.beside(answers) if answers else manner.rules))
     return chain(processors)
+
+
+class _Speaker(Protocol):
+    """What has a `LogitsProcessor`."""
+
+    def process(self, logits: NDArray[np.float32], written: Sequence[int]) -> NDArray[np.float32]:
+        """See `LogitsProcessor`."""
+
+
+def _late(find: Callable[[], _Speaker]) -> LogitsProcessor:
+    """The processor of what ``find`` finds, which is called with the first token."""
+    found = cache(find)
+    return lambda logits, written: found().process(logits, written)

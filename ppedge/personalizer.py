@@ -77,7 +77,7 @@ class Personalizer(Closable):
 
         Raises:
             PlugError: the plug was made for another model.
-            ModelError: the plug has a control vector, and llama.cpp cannot steer the model by it.
+            ModelError: the plug has a control vector that does not fit the model.
         """
         if isinstance(plug, Plug):
             ensure_fits(plug, llm)
@@ -206,7 +206,12 @@ class Personalizer(Closable):
             prompt: what is asked.
             soft: soft tokens, float32 [n, n_embd].
             control: control vector, float32 [n_layer - 1, n_embd], if any.
+
+        Raises:
+            ModelError: llama.cpp cannot steer the model by a control vector.
         """
+        if control is not None:
+            self.llm.ensure_steerable(len(control))
         said = None if soft is None or not len(soft) else Soft(soft, control)
         return self._form.prompt(prompt, said, after_turns=False)
 
@@ -262,7 +267,9 @@ class Personalizer(Closable):
             partial(self.condition, prompt, persona, heaviest=heaviest, ngrams=blend.ngrams)
         )
         manner = self._manner(persona, blend)
-        soft = soft_of(conditioning(), blend) if blend.soft else None
+        if manner and (blend.style or blend.rules):
+            manner.begin()  # Beside what the model reads until its first token.
+        soft = soft_of(self.llm, conditioning(), blend) if blend.soft else None
         prefix = self._prefix(persona, manner, blend, prompt, soft)
         segments = self._given(prefix, conversation, prompt, soft)
         memory = conditioning().memory if blend.ngrams else None
@@ -336,7 +343,7 @@ class Personalizer(Closable):
         """
         blend = blend or Blend()
         manner, weighed = self._manner(persona, blend), weigh(self.plug, prompt, persona)
-        soft = soft_of(weighed, blend) if weighed and blend.soft else None
+        soft = soft_of(self.llm, weighed, blend) if weighed and blend.soft else None
         prefix = self._prefix(persona, manner, blend, prompt, soft)
         sample = manner.sample if manner else Sample(0, [])
         turns = turn_notes(sample, blend.turns, len(prefix.turns) if prefix else 0)

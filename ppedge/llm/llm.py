@@ -73,6 +73,7 @@ class LLM(LoadedModel):
             self.close()
             raise
         self._secondary: PrefixCache | None = None
+        self._steers = False  # Whether a control vector was tried.
         self.embedding_scale = self._cache.scale
 
     # --- what one asks of a model -------------------------------------------------------------
@@ -369,21 +370,19 @@ class LLM(LoadedModel):
         return Beam(text + stream.finish(), best.logprob, len(best.tokens), finish)
 
     def ensure_steerable(self, n_control: int) -> None:
-        """Refuse a model that control vectors of ``n_control`` rows do not fit or do not change.
+        """Do as `ensure_control_fits`, and refuse a model that control vectors do not change.
+
+        The first time one is tried, and what the context holds is forgotten.
 
         Raises:
-            ModelError: it has another number of layers, or llama.cpp does not steer models of this
-                architecture.
+            ModelError: as there; or llama.cpp does not steer models of this architecture.
         """
-        if self.has_encoder or n_control != self._model.n_layer - 1:
-            kind = "an encoder-decoder model" if self.has_encoder else "a model"
-            raise ModelError(
-                f"{self.path}: {kind} of {self._model.n_layer} layers takes no control vector for "
-                f"{n_control}; take a plug that was made for it (--plug)"
-            )
+        self.ensure_control_fits(n_control)
         with self._model.lock:
             self._model.ensure_open()
-            self._cache.ensure_steerable()
+            if not self._steers:
+                self._cache.ensure_steerable()
+                self._steers = True
 
     def clear(self) -> None:
         """Forget what the context holds: the next prompt is read from its beginning.

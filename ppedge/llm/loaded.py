@@ -98,6 +98,19 @@ class LoadedModel(Closable):
             self._gguf.close()
             self._pieces.clear()
 
+    def ensure_control_fits(self, n_control: int) -> None:
+        """Refuse control vectors of another number of rows than the model has a place for.
+
+        Raises:
+            ModelError: it has another number of layers, or an encoder.
+        """
+        if self.has_encoder or n_control != self._model.n_layer - 1:
+            kind = "an encoder-decoder model" if self.has_encoder else "a model"
+            raise ModelError(
+                f"{self.path}: {kind} of {self._model.n_layer} layers takes no control vector for "
+                f"{n_control}; take a plug that was made for it (--plug)"
+            )
+
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Keep other threads from decoding, for what would be undone by them in between."""

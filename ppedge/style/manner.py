@@ -9,10 +9,12 @@ import json
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
+from ppedge.errors import PpedgeError
 from ppedge.llm.llm import LLM
 from ppedge.llm.ngram_cache import Gate, NgramCacheConfig
 from ppedge.store.persona import Persona, Sample
@@ -98,31 +100,59 @@ class Manner:
         self._voices = voices
         self._weight = weight
         self._texts = [note.output[:MAX_NOTE_CHARS] for note in sample.notes]
+        self._making = threading.RLock()
+
+    def begin(self) -> None:
+        """Make all of it on a thread; who asks for a part meanwhile waits for it."""
+        if "_rules" not in vars(self):
+            threading.Thread(target=self._make, name="ppedge-manner").start()
+
+    @property
+    def style(self) -> StyleModel:
+        """The person's shapes against everybody's."""
+        with self._making:
+            return self._style
+
+    @property
+    def copying(self) -> NoCopying:
+        """What of the notes may not be copied."""
+        with self._making:
+            return self._copying
+
+    @property
+    def rules(self) -> Rules:
+        """Where an answer ends, and what it may not copy."""
+        with self._making:
+            return self._rules
+
+    # --- made once, by whoever is first ---
+
+    def _make(self) -> None:
+        # Whoever asks for what could not be made meets the error.
+        with self._making, suppress(PpedgeError):
+            _ = self._style, self._rules
 
     @cached_property
     def _tokens(self) -> list[list[int]]:
         return [self._voices.tokens(text, ended=True) for text in self._texts]
 
     @cached_property
-    def style(self) -> StyleModel:
-        """The person's shapes against everybody's."""
+    def _style(self) -> StyleModel:
         voices = self._voices
         return StyleModel(voices.shapes, self._tokens, voices.everybody, self._weight)
 
     @cached_property
-    def copying(self) -> NoCopying:
-        """What of the notes may not be copied."""
+    def _copying(self) -> NoCopying:
         return NoCopying(self._texts)
 
     @cached_property
-    def rules(self) -> Rules:
-        """Where an answer ends, and what it may not copy."""
+    def _rules(self) -> Rules:
         voices = self._voices
         ending = Ending(self._texts, [len(tokens) for tokens in self._tokens])
         brackets = any("[" in text for text in self._texts)
         loops = NoLoops(self._texts)
         end = voices.llm.end_token
-        return Rules(voices.pieces, end, self.copying, loops, ending, brackets=brackets)
+        return Rules(voices.pieces, end, self._copying, loops, ending, brackets=brackets)
 
 
 class Manners:

@@ -233,8 +233,17 @@ def test_a_model_that_llama_cpp_does_not_steer_is_refused(
     """As of an architecture whose graph in llama.cpp leaves control vectors out."""
     folder = tiny_plug.write(tmp_path / "plug", model, n_control=N_CONTROL)
     monkeypatch.setattr(context.C, "llama_set_adapter_cvec", lambda *_: 0)
-    with pytest.raises(ModelError, match="does not steer models of architecture 'llama'"):
-        Personalizer.open(model, folder)
+    with (
+        Personalizer.open(model, folder, n_ctx=128) as personalizer,
+        personalizer.persona(tmp_path / "anna") as anna,
+    ):
+        control = np.zeros((N_CONTROL, tiny_gguf.N_EMBD), np.float32)
+        said = "does not steer models of architecture 'llama'"
+        with pytest.raises(ModelError, match=said):
+            personalizer.stream("rain", anna, GREEDY, blend=PLUG)
+        with pytest.raises(ModelError, match=said):
+            personalizer.segments("rain", VECTORS[0], control)
+        assert personalizer.stream("rain", anna, GREEDY).read()  # Nothing else needs steering.
 
 
 def test_plug_show_and_doctor_tell_of_it(tmp_path: Path, model: Path) -> None:
