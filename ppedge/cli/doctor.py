@@ -126,6 +126,8 @@ def _model(model: str | None, plug: Plug | None, named: bool) -> Check:
                 fits = "; the default plug is for another model, so there is none"
             elif plug is not None:
                 ensure_fits(plug, llm)
+                if n_control := plug.manifest.projector.n_control:
+                    llm.ensure_steerable(n_control)
                 fits = "; fits the plug"
             return Check("model", True, f"{llm.path} ({rows}){fits}")
     except PpedgeError as error:
