@@ -49,7 +49,7 @@ class Sizes:
     personas: tuple[int, ...] = (0, 100, 1000)
     encoded: int = 400
     bulk: tuple[int, ...] = (1000, 10_000)
-    grown: tuple[int, ...] = (100, 1_000, 10_000, 100_000)
+    grown: tuple[int, ...] = (100, 1_000, 10_000, 100_000, 1_000_000)
     pooled: tuple[int, ...] = (1_000, 10_000, 100_000, 1_000_000)
     second: int = 10_000
     max_tokens: int = 32
@@ -124,6 +124,7 @@ def measure(sizes: Sizes, *, peers: bool = True) -> dict[str, Any]:
     figures["bulk"] = [bulk(count) for count in sizes.bulk]
     figures["growth"] = part("growth", "--notes", *sizes.grown, *rounds)
     alone = [] if peers else ["--no-peers"]
+    figures["kept_turns"] = part("kept_turns", "--notes", max(sizes.personas), *rounds)
     encoded = ("--notes", sizes.encoded, "--rounds", min(3, sizes.rounds))
     figures["encoding"] = part("encoding", *encoded, *alone)
     if peers:

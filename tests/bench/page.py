@@ -125,6 +125,7 @@ def _first_token(figures: dict[str, Any]) -> str:
     )
     head = ["persona", "first token", "to bare", "tokens a second"]
     parts = ["In an open process, the persona's turns read before:", _table(head, rows)]
+    parts += _kept_turns(figures["kept_turns"])
     if found := figures.get("prompts"):
         beside = (
             (way, _ms(seconds), f"{found['ratio'][way]:.2f}×")
@@ -136,6 +137,16 @@ def _first_token(figures: dict[str, Any]) -> str:
         )
         parts.append(_table(["", "first token", "persona to it"], beside))
     return "\n\n".join(parts)
+
+
+def _kept_turns(found: dict[str, Any]) -> Iterator[str]:
+    yield (
+        f"The turns themselves, {found['notes']:,} notes, nothing else of the persona: held in the "
+        f"model's context, restored from their file of {_mb(found['file_bytes'])} as by the first "
+        "answer of a process, or read anew as by the very first:"
+    )
+    rows = ((way, _ms(seconds)) for way, seconds in found["first_token_seconds"].items())
+    yield _table(["turns", "first token"], rows)
 
 
 def _growth(figures: dict[str, Any], images: dict[str, str]) -> str:

@@ -67,6 +67,11 @@ def figures() -> dict[str, Any]:
         },
         "bulk": [{"notes": 1000, "seconds": 20.0, "rate": 50.0, "peak_bytes": 3 * 10**8}],
         "growth": [grown(100, 0.1), grown(10_000, 0.11), grown(100_000, 0.115)],
+        "kept_turns": {
+            "notes": 1000,
+            "file_bytes": 9_400_000,
+            "first_token_seconds": {"held": 0.12, "read anew": 4.0, "restored": 0.15},
+        },
         "prompts": {
             "notes": 1000,
             "first_token_seconds": dict.fromkeys(prompts, 0.1),
@@ -116,7 +121,14 @@ def test_a_goal_of_at_least_is_reached_from_its_bound_on() -> None:
 
 def test_the_page_shows_machine_peers_slopes_and_limits(figures: dict[str, Any]) -> None:
     text = page(figures, {})
-    for part in ("2 cores, avx2", "20.0 GB/s", "2.50×", "forget one 0.00", "1,440,000 notes"):
+    for part in (
+        "2 cores, avx2",
+        "20.0 GB/s",
+        "2.50×",
+        "forget one 0.00",
+        "1,440,000 notes",
+        "| restored | 150 ms |",
+    ):
         assert part in text
     assert "first token 0.02" in text
 
@@ -145,5 +157,6 @@ def test_a_small_run_without_peers_fills_the_page(
     assert [row["notes"] for row in figures["growth"]] == [20, 40]
     assert figures["encoding"]["notes_per_second"].keys() == {"ppedge"}
     text = page(figures, {})
+    assert figures["kept_turns"]["first_token_seconds"].keys() >= {"held", "restored", "read anew"}
     assert "## How cost grows" in text
     assert "## Pooling" not in text
