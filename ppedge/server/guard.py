@@ -43,7 +43,7 @@ class Limits:
     head_bytes: int = 16 << 10
     body_bytes: int = 1 << 20
     body_seconds: float = 10.0
-    head_seconds: float = 10.0
+    head_seconds: float = 30.0
     stuck_seconds: float = 30.0
     answer_seconds: float = 600.0
     waiting: int = 16

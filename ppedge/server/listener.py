@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import json
 import logging
 import signal
 import socket
@@ -17,6 +18,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ppedge.errors import PpedgeError
+from ppedge.server.errors import ApiError
 from ppedge.server.guard import Limits
 
 _END_SECONDS: Final = 3
@@ -121,19 +123,21 @@ def _protocol(limits: Limits) -> type[H11Protocol]:
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
             self._head: asyncio.TimerHandle | None = None
+            self._is_begun = False  # A head, of which the rest is still to come.
             self._stuck: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
-            self._head = self.loop.call_later(limits.head_seconds, transport.abort)
+            self._head = self.loop.call_later(limits.head_seconds, self._give_up)
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
             idle = self.cycle is None or self.cycle.response_complete
+            self._is_begun = idle
             if not idle:
                 self._stop_head()
             elif self._head is None:
-                self._head = self.loop.call_later(limits.head_seconds, self.transport.abort)
+                self._head = self.loop.call_later(limits.head_seconds, self._give_up)
 
         def on_response_complete(self) -> None:
             self._stop_head()
@@ -152,6 +156,13 @@ def _protocol(limits: Limits) -> type[H11Protocol]:
             self._stop_stuck()
             super().connection_lost(exc)
 
+        def _give_up(self) -> None:
+            if not self._is_begun or self.transport.is_closing():
+                self.transport.abort()  # Nobody has asked for anything.
+                return
+            self.transport.write(_too_late(limits.head_seconds))
+            self.transport.close()
+
         def _stop_head(self) -> None:
             if self._head is not None:
                 self._head.cancel()
@@ -163,6 +174,16 @@ def _protocol(limits: Limits) -> type[H11Protocol]:
             self._stuck = None
 
     return Patient
+
+
+def _too_late(seconds: float) -> bytes:
+    """The whole response to a head that does not end."""
+    told = f"the head of the request did not arrive within {seconds:g} seconds"
+    body = json.dumps(ApiError(408, told, code="head").body).encode()
+    return (
+        b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-type: application/json\r\n"
+        b"content-length: %d\r\n\r\n%b" % (len(body), body)
+    )
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 import signal
 import socket
@@ -154,11 +155,17 @@ def test_a_client_that_reads_nothing_for_long_is_given_up(personalizer: Personal
 
 def test_a_client_that_asks_nothing_is_given_up(personalizer: Personalizer) -> None:
     with inside(personalizer, Limits(head_seconds=0.3)) as server:
-        for begin in (b"", b"GET / HTTP/1.1\r\nHo"):
-            with socket.create_connection(("127.0.0.1", server.port), timeout=20) as silent:
-                silent.sendall(begin)
-                with suppress(ConnectionResetError):
-                    assert silent.recv(100) == b""
+        where = ("127.0.0.1", server.port)
+        with socket.create_connection(where, timeout=20) as silent, suppress(ConnectionResetError):
+            assert silent.recv(100) == b""
+        with socket.create_connection(where, timeout=20) as slow:
+            slow.sendall(b"GET / HTTP/1.1\r\nHo")
+            response = http.client.HTTPResponse(slow)
+            response.begin()
+            assert (response.status, response.getheader("connection")) == (408, "close")
+            told = json.load(response)["error"]["message"]
+            assert told == "the head of the request did not arrive within 0.3 seconds"
+            assert slow.recv(100) == b""
         # One that did ask is not hurried.
         with httpx.Client(base_url=f"http://127.0.0.1:{server.port}", headers=HEADERS) as client:
             for _ in range(2):
