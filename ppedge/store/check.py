@@ -27,7 +27,7 @@ def find_problems(folder: Path, table: NotesTable, space: Space | None) -> list[
         The problems, most general first.
     """
     with table.snapshot():
-        return [*_modes(folder), *_inside(folder, table, space)]
+        return [*mode_problems(folder), *_inside(folder, table, space)]
 
 
 def _inside(folder: Path, table: NotesTable, space: Space | None) -> list[Problem]:
@@ -41,7 +41,8 @@ def _inside(folder: Path, table: NotesTable, space: Space | None) -> list[Proble
     return [*problems, *_rows(folder, table, state)]
 
 
-def _modes(folder: Path) -> Iterator[Problem]:
+def mode_problems(folder: Path) -> Iterator[Problem]:
+    """Yield one for each file of a store, and its folder, that others can read."""
     if os.name != "posix":
         return
     for path, wanted in [(folder, DIRECTORY_MODE), *((f, FILE_MODE) for f in folder.iterdir())]:

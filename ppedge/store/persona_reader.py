@@ -18,7 +18,7 @@ from ppedge.attention.pooling import Pooled, heaviest_rows, pool
 from ppedge.closable import Closable
 from ppedge.errors import StoreError
 from ppedge.notes.reader import Note, note_line
-from ppedge.store.check import find_problems
+from ppedge.store.check import find_problems, mode_problems
 from ppedge.store.database import sqlite_errors
 from ppedge.store.files import disk_errors
 from ppedge.store.opening import check_fit, current_rows
@@ -307,7 +307,7 @@ class PersonaReader(Closable):
                     return problems
 
     def verify_changed(self) -> list[Problem]:
-        """Do as `verify`, but read nothing if no file has changed since it last found all well.
+        """Do as `verify`, but read no file if none has changed since it last found all well.
 
         It goes by the files' sizes and times, which a disk that fails by itself does not change.
         """
@@ -315,7 +315,7 @@ class PersonaReader(Closable):
             state = self._table.state()
         checked, before = CheckedFile(self.path, state.file_version), self._files(state)
         if before and checked.says(state.version, before):
-            return []
+            return list(mode_problems(self.path))
         problems = self.verify()
         if not problems and before and self._keeps and before == self._files(state):
             with suppress(StoreError):  # It is then read once more.

@@ -226,6 +226,14 @@ def test_a_store_with_a_changed_file_is_read_and_what_is_damaged_made_anew(
         assert len(persona) in (0, 2)  # SQLite leaves bytes of its pages unused.
 
 
+def test_who_may_read_the_files_is_looked_at_each_time(checked: Path) -> None:
+    checked.chmod(0o755)
+    with Persona.open(checked, SPACE) as persona:
+        assert [problem.message for problem in persona.verify_changed()] == [
+            f"{checked} has mode 0755: others can read it; chmod 700 it"
+        ]
+
+
 def test_what_has_just_been_written_is_read_once_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
