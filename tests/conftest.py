@@ -2,9 +2,6 @@
 
 import os
 
-# Hundreds of tests start the program, which would compile its modules anew each time.
-os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Before torch is imported: each worker's threads would spin while another worker's compute.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
