@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import json
 import logging
 import signal
 import socket
@@ -179,11 +178,10 @@ def _protocol(limits: Limits) -> type[H11Protocol]:
 def _too_late(seconds: float) -> bytes:
     """The whole response to a head that does not end."""
     told = f"the head of the request did not arrive within {seconds:g} seconds"
-    body = json.dumps(ApiError(408, told, code="head").body).encode()
-    return (
-        b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-type: application/json\r\n"
-        b"content-length: %d\r\n\r\n%b" % (len(body), body)
-    )
+    response = ApiError(408, told, code="head").response()
+    lines = b"".join(b"%b: %b\r\n" % header for header in response.raw_headers)
+    begin = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\n"
+    return begin + lines + b"\r\n" + bytes(response.body)
 
 
 @contextmanager

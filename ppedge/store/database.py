@@ -63,9 +63,7 @@ def connect(path: Path, access: Access) -> sqlite3.Connection:
     if access == "read-only":
         # Without a log nobody is writing, and "immutable" spares SQLite the files that it cannot
         # create beside a database in a read-only folder.
-        log = path.with_name(path.name + "-wal")
-        still = not (log.exists() and log.stat().st_size)
-        uri += "ro&immutable=1" if still else "ro"
+        uri += "ro" if has_log(path) else "ro&immutable=1"
     else:
         uri += "rw"
     db = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
@@ -87,6 +85,14 @@ def connect(path: Path, access: Access) -> sqlite3.Connection:
         db.close()
         raise
     return db
+
+
+def has_log(path: Path) -> bool:
+    """Whether the log beside the database at ``path`` holds anything."""
+    try:
+        return path.with_name(path.name + "-wal").stat().st_size > 0
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def _create_private(path: Path) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -130,6 +131,35 @@ def write_all(file: IO[bytes], data: bytes | memoryview) -> None:
     view = memoryview(data)
     while view:
         view = view[file.write(view) :]
+
+
+def write_whole(path: Path, *parts: bytes) -> None:
+    """Write a file that is there whole or not at all: under another name first.
+
+    Raises:
+        OSError: the disk refuses; what was at ``path`` stays.
+    """
+    unfinished = part_of(path)
+    try:
+        with open_private(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as file:
+            for part in parts:
+                write_all(file, part)
+        unfinished.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+        raise
+
+
+def part_of(path: Path) -> Path:
+    """What `write_whole` calls a file until it is whole."""
+    return path.with_name(f"{path.name}.part")
+
+
+def file_versions(folder: Path, name: re.Pattern[str]) -> set[int]:
+    """Versions of the files in ``folder`` whose names match; the version is the first group."""
+    found = (name.fullmatch(entry.name) for entry in folder.iterdir())
+    return {int(match[1]) for match in found if match}
 
 
 def sync_directory(folder: Path) -> None:

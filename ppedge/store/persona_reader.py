@@ -19,7 +19,7 @@ from ppedge.closable import Closable
 from ppedge.errors import StoreError
 from ppedge.notes.reader import Note, note_line
 from ppedge.store.check import find_problems, mode_problems
-from ppedge.store.database import sqlite_errors
+from ppedge.store.database import has_log, sqlite_errors
 from ppedge.store.files import disk_errors
 from ppedge.store.opening import check_fit, current_rows
 from ppedge.store.prefix_files import PrefixFiles
@@ -326,8 +326,7 @@ class PersonaReader(Closable):
 
     def _files(self, state: State) -> str:
         """Digest of the files that `verify` reads; "" where it is not certain."""
-        log = self._table.path.with_name(self._table.path.name + "-wal")
-        if log.exists() and log.stat().st_size:
+        if has_log(self._table.path):
             return ""  # SQLite writes it into the database whenever it likes.
         rows = RowFiles(self.path, state.file_version, state.layout)
         return files_digest([self._table.path, *rows.paths])

@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from ppedge.store.files import disk_errors, open_private, write_all
+from ppedge.store.files import disk_errors, file_versions, write_whole
 
 KEPT: Final = 3
 """Files of one store, those used last; each model, form of turns, and scope has its own."""
@@ -37,8 +37,7 @@ class PrefixFiles:
     @staticmethod
     def file_versions(folder: Path) -> set[int]:
         """Generations of which a file is in ``folder``."""
-        found = (_NAME.fullmatch(entry.name) for entry in folder.iterdir())
-        return {int(match[1]) for match in found if match}
+        return file_versions(folder, _NAME)
 
     def read(self, key: str, *, used: bool = False) -> bytes | None:
         """The state kept under a key; None where there is none that is whole.
@@ -66,18 +65,8 @@ class PrefixFiles:
             StoreError: the disk refuses.
         """
         path = self._path(key)
-        part = path.with_name(f"{path.name}.part")
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
         with disk_errors(path):
-            try:
-                with open_private(part, flags) as file:
-                    write_all(file, _head(key, state) + b"\n")
-                    write_all(file, state)
-                part.replace(path)
-            except BaseException:
-                with suppress(OSError):
-                    part.unlink(missing_ok=True)
-                raise
+            write_whole(path, _head(key, state) + b"\n", state)
             kept = sorted(self._all(), key=lambda each: each.stat().st_mtime_ns)
             for old in kept[:-KEPT]:
                 old.unlink(missing_ok=True)

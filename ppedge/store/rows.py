@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppedge.errors import StoreError
-from ppedge.store.files import disk_errors, open_private, write_all
+from ppedge.store.files import disk_errors, file_versions, open_private, write_all
 
 HEADER_BYTES = 4096
 _FORMAT = "ppedge rows 1"
@@ -204,8 +204,7 @@ class RowFiles:
     @staticmethod
     def file_versions(folder: Path) -> set[int]:
         """Generations of which a file is in ``folder``."""
-        found = (_NAME.fullmatch(entry.name) for entry in folder.iterdir())
-        return {int(match[1]) for match in found if match}
+        return file_versions(folder, _NAME)
 
     @property
     def paths(self) -> list[Path]:

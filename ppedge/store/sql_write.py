@@ -102,6 +102,7 @@ class NotesTable(NotesReader):
                 *columns,
                 identity(note),
                 origin,
+                # Not by SQL's seal(): what a signal raises within that is lost (`sqlite_errors`).
                 metadata_checksum(note.id, time, 0),
                 metadata_checksum(about, origin, ""),
             ),

@@ -1,8 +1,11 @@
-"""Which file's content a store was last made equal to: the same need not be read again.
+"""What is known of a store, so that it need not be found out again by reading everything.
 
-One line beside the row files, with their version in its name: it goes, like them, when any note
-goes. It holds a hash of the whole file and counts only as long as the store has not changed since.
-What is cut short or of another form is as good as none.
+- *synced*: which file's content it was last made equal to;
+- *checked*: with which files it was last found whole.
+
+Either is one line beside the row files, with their version in its name: it goes, like them, when
+any note goes. It counts only as long as the store has not changed since. What is cut short or of
+another form is as good as none.
 
     ppedge synced 1 <version of the store> <SHA-256: 64 hex digits>\\n
 """
@@ -10,16 +13,14 @@ What is cut short or of another form is as good as none.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import time
 from collections.abc import Iterable
-from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO, ClassVar, Final
 
-from ppedge.store.files import disk_errors, open_private, write_all
+from ppedge.store.files import disk_errors, file_versions, part_of, write_whole
 
 _BLOCK_BYTES: Final = 1 << 18
 
@@ -74,14 +75,14 @@ class Stamp:
     @classmethod
     def file_versions(cls, folder: Path) -> set[int]:
         """Generations of which a line is in ``folder``."""
-        name = re.compile(cls._KIND + r"\.(\d+)(?:\.part)?")
-        found = (name.fullmatch(entry.name) for entry in folder.iterdir())
-        return {int(match[1]) for match in found if match}
+        return file_versions(folder, re.compile(cls._KIND + r"\.(\d+)(?:\.part)?"))
 
     def says(self, store_version: int, digest: str) -> bool:
         """Whether this was written of the store, which has not changed since."""
+        line = self._line(store_version, digest)
         try:
-            return self._path.read_bytes() == self._line(store_version, digest)
+            with self._path.open("rb") as file:
+                return file.read(len(line) + 1) == line  # It may be anything, of any length.
         except OSError:
             return False
 
@@ -91,25 +92,14 @@ class Stamp:
         Raises:
             StoreError: the disk refuses.
         """
-        part = self._part()
         with disk_errors(self._path):
-            try:
-                with open_private(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as file:
-                    write_all(file, self._line(store_version, digest))
-                part.replace(self._path)
-            except BaseException:
-                with suppress(OSError):
-                    part.unlink(missing_ok=True)
-                raise
+            write_whole(self._path, self._line(store_version, digest))
 
     def remove(self) -> None:
         """Remove it, as far as it is there."""
-        for path in (self._path, self._part()):
+        for path in (self._path, part_of(self._path)):
             with disk_errors(path):
                 path.unlink(missing_ok=True)
-
-    def _part(self) -> Path:
-        return self._path.with_name(f"{self._path.name}.part")
 
     def _line(self, store_version: int, digest: str) -> bytes:
         return f"ppedge {self._KIND} 1 {store_version} {digest}\n".encode()
@@ -125,3 +115,7 @@ class CheckedFile(Stamp):
     """With which files (`files_digest`) a store was last found whole."""
 
     _KIND = "checked"
+
+
+STAMPS: Final = (SyncedFile, CheckedFile)
+"""All of them."""

@@ -28,7 +28,7 @@ from ppedge.store.reports import ChangeReport
 from ppedge.store.rows import Block, Layout, RowFiles, Space, as_block
 from ppedge.store.sql_read import FILE_NAME, State, identity
 from ppedge.store.sql_write import NotesTable
-from ppedge.store.stamps import CheckedFile, SyncedFile
+from ppedge.store.stamps import STAMPS, SyncedFile
 
 COMMIT_NOTES = 1024
 COMMIT_SECONDS = 1.0
@@ -376,7 +376,7 @@ class StoreWriter:
             for file_version in others:
                 RowFiles(self.folder, file_version, self.state.layout).remove()
                 PrefixFiles(self.folder, file_version).remove()
-                for stamp in (SyncedFile, CheckedFile):
+                for stamp in STAMPS:
                     stamp(self.folder, file_version).remove()
             if others:
                 sync_directory(self.folder)
@@ -384,7 +384,7 @@ class StoreWriter:
 
 def file_versions(folder: Path) -> set[int]:
     """Generations of which a file, but for the notes themselves, is in ``folder``."""
-    kinds = (RowFiles, PrefixFiles, SyncedFile, CheckedFile)
+    kinds = (RowFiles, PrefixFiles, *STAMPS)
     return set().union(*(kind.file_versions(folder) for kind in kinds))
 
 

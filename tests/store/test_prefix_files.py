@@ -124,7 +124,7 @@ def test_a_full_disk_leaves_no_part(full: Persona, monkeypatch: pytest.MonkeyPat
     def refuse(file, data) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("ppedge.store.prefix_files.write_all", refuse)
+    monkeypatch.setattr("ppedge.store.files.write_all", refuse)
     assert not keep(full)
     assert files(full) == []
 

@@ -162,6 +162,17 @@ def test_a_damaged_line_is_as_good_as_none(
     assert is_known(persona, history)
 
 
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="nothing here is without end")
+def test_a_line_without_end_is_as_good_as_none(
+    persona: Persona, history: Path, tmp_path: Path
+) -> None:
+    sync(persona, history)
+    [line] = (tmp_path / "store").glob("synced.*")
+    line.unlink()
+    line.symlink_to("/dev/zero")
+    assert not is_known(persona, history)
+
+
 def test_another_version_of_ppedge_reads_the_file_again(
     persona: Persona, history: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
