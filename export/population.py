@@ -52,7 +52,8 @@ def population(
     written = [one_of(rng, person.history) for person in people[:notes]]
     rows = NoteVectors(plug).rows(written)
     asked = (people[notes:] or people)[:prompts]
-    return mean([project(plug, attend(plug, each.input, rows)) for each in asked])
+    queries = [plug.encode_prompt(each.input) for each in asked]
+    return mean([project(plug, attend(plug, query, rows)) for query in queries])
 
 
 def main(words: Sequence[str] | None = None) -> None:

@@ -52,6 +52,8 @@ def is_plug_named(path: str | Path | None = None) -> bool:
 def open_plug(path: str | Path | None = None, n_threads: int | None = None) -> Plug | NoPlug:
     """Open the plug to use: that of `find_plug`, or none where that is what was asked for.
 
+    The graphs of one with kept soft tokens are read when they are needed.
+
     Raises:
         PlugError: it is missing, damaged or unsafe.
     """
@@ -60,7 +62,7 @@ def open_plug(path: str | Path | None = None, n_threads: int | None = None) -> P
     from ppedge.plug.plug import Plug
 
     found = find_plug(path)
-    return NoPlug() if str(found) == NONE else Plug(found, n_threads=n_threads)
+    return NoPlug() if str(found) == NONE else Plug(found, n_threads=n_threads, late=True)
 
 
 def find_plug(path: str | Path | None = None) -> Path:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ppedge.notes.reader import Note
-from ppedge.plug.conditioning import Conditioning, condition
+from ppedge.plug.conditioning import Conditioning
 from ppedge.plug.no_plug import NoPlug
 from ppedge.plug.plug import Plug
 from ppedge.store.persona import MUTE, PIN, Persona, Sample, handle
@@ -78,23 +78,6 @@ class Explanation:
         }
 
 
-def weigh(plug: Plug | NoPlug, prompt: str, persona: Persona) -> Conditioning | None:
-    """What the plug says to a prompt, every note named with its weight; None without a plug.
-
-    Args:
-        plug: pools the notes.
-        prompt: what is asked.
-        persona: whose notes.
-
-    Raises:
-        PlugError: the plug's graphs fail.
-        StoreError: the store cannot be read.
-    """
-    if isinstance(plug, NoPlug):
-        return None
-    return condition(plug, None, prompt, persona, len(persona))
-
-
 def turn_notes(sample: Sample, count: int, n_turns: int) -> list[Note]:
     """The notes that turns were made of, in order.
 
@@ -120,7 +103,7 @@ def explanation(
 
     Args:
         persona: whose notes.
-        weighed: of `weigh`.
+        weighed: what the plug says, every note named with its weight; None without a plug.
         turns: the notes that stand before the prompt, in order.
         heaviest: how many of the heaviest notes to name, 0 or more.
         attention: whether their weights bear on the answer.

@@ -61,6 +61,16 @@ def soft_of(llm: LLM, conditioning: Conditioning, blend: Blend) -> Soft | None:
     return Soft(conditioning.soft, control)
 
 
+def keeps_soft(plug: Plug | NoPlug, blend: Blend) -> bool:
+    """Whether a plug's soft tokens are kept with the turns, and not made for each prompt.
+
+    Where its control vector or the n-gram cache is let in, they are made for the prompt: these were
+    trained beside such.
+    """
+    has = plug.manifest is not None and plug.manifest.kept is not None
+    return has and blend.soft and blend.turns > 0 and not blend.control and not blend.ngrams
+
+
 def chat_form(llm: LLM, plug: Plug | NoPlug, notify: Notify) -> ChatForm:
     """How conversations are written: as the plug wants it, or the model, or else plainly."""
     chat = llm.chat_template()

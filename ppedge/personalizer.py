@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import time
-from bisect import bisect_left
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,31 +16,25 @@ from ppedge.blend import Blend
 from ppedge.closable import Closable
 from ppedge.defaults import find_model, is_plug_named, open_plug
 from ppedge.errors import PpedgeError
-from ppedge.explanation import Explanation, explanation, turn_notes, weigh
-from ppedge.fitting import chat_form, does_fit, ensure_fits, say, soft_of
+from ppedge.explanation import Explanation, explanation, turn_notes
+from ppedge.fitting import does_fit, ensure_fits, say
 from ppedge.llm.candidates import Candidate, ensure_count
 from ppedge.llm.chat_template import PLAIN_STOP
 from ppedge.llm.guidance import ensure_strength
 from ppedge.llm.llm import LLM
-from ppedge.llm.ngram_cache import NgramCacheBuilder
 from ppedge.llm.sampling import Sampling
 from ppedge.llm.segments import Segment, Soft
 from ppedge.llm.turn_end import TurnEnd
-from ppedge.plug.conditioning import Conditioning, condition
+from ppedge.plug.conditioning import Conditioning
 from ppedge.plug.no_plug import NoPlug
 from ppedge.plug.plug import Plug
+from ppedge.prompting import Prompting
 from ppedge.store.opening import is_made
 from ppedge.store.persona import Persona, Sample
-from ppedge.style.manner import DEFAULT_NGRAM_CACHE, SAMPLED_NOTES, Manner, Manners, Voices
+from ppedge.style.manner import Manner, Manners, Voices
 from ppedge.style.reranking import choose, relevance_by
 from ppedge.turns.form import Turn
-from ppedge.turns.prefixes import Notify, Prefix, Prefixes
-
-_LEAST_ROOM: Final = 64
-"""Positions that turns leave for an answer, or else they are left out."""
-
-_ANSWER_ROOM: Final = 256
-"""Positions that a conversation leaves for an answer; its oldest turns make way."""
+from ppedge.turns.prefixes import Notify
 
 
 def _silent(line: str) -> None:
@@ -83,12 +74,10 @@ class Personalizer(Closable):
             ensure_fits(plug, llm)
         self.llm = llm
         self.plug = plug
-        self._form = chat_form(llm, plug, notify)
-        ngrams = plug.manifest.ngram_cache if plug.manifest else DEFAULT_NGRAM_CACHE
-        self._ngrams = NgramCacheBuilder(llm, ngrams) if ngrams else None
-        self._turn_end = TurnEnd.of(llm, self._form.opening()) if plug.manifest else None
+        self._prompting = Prompting(llm, plug, notify)
+        opening = self._prompting.form.opening()
+        self._turn_end = TurnEnd.of(llm, opening) if plug.manifest else None
         self._manners = Manners(Voices(llm))
-        self._prefixes = Prefixes(llm, self._form, notify)
 
     @classmethod
     def open(
@@ -183,16 +172,7 @@ class Personalizer(Closable):
             StoreError: the store cannot be read.
             ModelError: the model is closed.
         """
-        builder = self._ngrams if ngrams else None
-        if isinstance(self.plug, Plug):
-            return condition(self.plug, builder, prompt, persona, heaviest)
-        memory, seconds = None, {}
-        if builder:
-            began = time.perf_counter()
-            memory = builder.build((note, 1.0) for note in persona.sample(SAMPLED_NOTES).notes)
-            seconds["ngrams"] = time.perf_counter() - began
-        nothing = np.zeros((0, self.llm.n_embd), np.float32)
-        return Conditioning(nothing, None, [], seconds, memory)
+        return self._prompting.condition(prompt, persona, heaviest, ngrams=ngrams)
 
     def segments(
         self,
@@ -213,7 +193,7 @@ class Personalizer(Closable):
         if control is not None:
             self.llm.ensure_steerable(len(control))
         said = None if soft is None or not len(soft) else Soft(soft, control)
-        return self._form.prompt(prompt, said, after_turns=False)
+        return self._prompting.form.prompt(prompt, said, after_turns=False)
 
     def stream(
         self,
@@ -258,30 +238,27 @@ class Personalizer(Closable):
         ensure_strength(strength)
         ensure_count(best_of)
         ensure_timeout(timeout)
-        sampling = self._stopping(sampling or Sampling())
+        sampling, given = self._stopping(sampling or Sampling()), self._prompting.given
         if persona is None:
-            bare = self.llm.generate(self._given(None, conversation, prompt), sampling)
+            bare = self.llm.generate(given(None, conversation, prompt), sampling)
             return Answer(bare, timeout=timeout)
         blend = blend or Blend()
-        conditioning = cache(
-            partial(self.condition, prompt, persona, heaviest=heaviest, ngrams=blend.ngrams)
-        )
         manner = self._manner(persona, blend)
         if manner and (blend.style or blend.rules):
             manner.begin()  # Beside what the model reads until its first token.
-        soft = soft_of(self.llm, conditioning(), blend) if blend.soft else None
-        prefix = self._prefix(persona, manner, blend, prompt, soft)
-        segments = self._given(prefix, conversation, prompt, soft)
-        memory = conditioning().memory if blend.ngrams else None
+        said = self._prompting.say(prompt, persona, manner, blend, heaviest)
+        segments = given(said.prefix, conversation, prompt, said.soft)
+        memory = said.condition().memory if blend.ngrams else None
         first = [self._turn_end.process] if self._turn_end else []
         answers = [turn.answer for turn in conversation]
         processor = say(self.llm, prompt, blend, manner, memory, answers, first=first)
         if strength != 1:
             # At 0 nothing of the persona bears on the answer, its rules neither.
             inner = processor if strength else None
-            processor = self.llm.guide(self._given(None, conversation, prompt), strength, inner)
+            processor = self.llm.guide(given(None, conversation, prompt), strength, inner)
+        prefix = said.prefix
         turns, before = (prefix.turns, prefix.segments) if prefix else ([], [])
-        prepare = partial(self._prefixes.held, persona, prefix) if prefix else None
+        prepare = partial(self._prompting.prefixes.held, persona, prefix) if prefix else None
         writing: Writing
         if best_of == 1 or manner is None:
             writing = self.llm.generate(
@@ -292,7 +269,11 @@ class Personalizer(Closable):
                 segments, sampling, count=best_of, processor=processor, prefix=before or None
             )
             writing = BestOf(written, partial(self._choose, prompt, manner))
-        return Answer(writing, lambda: replace(conditioning(), turns=len(turns)), prepare, timeout)
+
+        def conditioning() -> Conditioning:
+            return replace(said.condition(), turns=len(turns))
+
+        return Answer(writing, conditioning, prepare, timeout)
 
     async def astream(
         self,
@@ -342,9 +323,10 @@ class Personalizer(Closable):
             PlugError, StoreError, ModelError: as `condition`.
         """
         blend = blend or Blend()
-        manner, weighed = self._manner(persona, blend), weigh(self.plug, prompt, persona)
-        soft = soft_of(self.llm, weighed, blend) if weighed and blend.soft else None
-        prefix = self._prefix(persona, manner, blend, prompt, soft)
+        manner = self._manner(persona, blend)
+        said = self._prompting.say(prompt, persona, manner, blend, len(persona))
+        weighed = None if isinstance(self.plug, NoPlug) else said.condition()
+        prefix = said.prefix
         sample = manner.sample if manner else Sample(0, [])
         turns = turn_notes(sample, blend.turns, len(prefix.turns) if prefix else 0)
         bears = weighed is not None and (blend.soft or blend.ngrams)
@@ -356,31 +338,6 @@ class Personalizer(Closable):
     def _manner(self, persona: Persona, blend: Blend) -> Manner | None:
         """How the persona's owner writes; None of somebody without notes."""
         return self._manners.of(persona, blend.style)
-
-    def _prefix(
-        self, persona: Persona, manner: Manner | None, blend: Blend, prompt: str, soft: Soft | None
-    ) -> Prefix | None:
-        """The persona's turns; None where there are none, or they would leave no room."""
-        if manner is None or not blend.turns:
-            return None
-        prefix = self._prefixes.make(persona, manner.sample, blend.turns)
-        needed = len(self.llm.tokens(self._given(prefix, (), prompt, soft)))
-        return prefix if prefix.turns and needed + _LEAST_ROOM <= self.llm.n_ctx else None
-
-    def _given(
-        self, prefix: Prefix | None, said: Sequence[Turn], prompt: str, soft: Soft | None = None
-    ) -> list[Segment]:
-        """What the model is given: turns, what was said as far as it fits, and the prompt."""
-        turns, alone = (prefix.turns, prefix.segments) if prefix else ([], [])
-
-        def given(start: int) -> list[Segment]:
-            before = self._form.turns([*turns, *said[start:]]) if said[start:] else alone
-            return [*before, *self._form.prompt(prompt, soft, after_turns=bool(before))]
-
-        def fits(start: int) -> bool:
-            return len(self.llm.tokens(given(start))) + _ANSWER_ROOM <= self.llm.n_ctx
-
-        return given(bisect_left(range(len(said)), True, key=fits))
 
     def _choose(self, prompt: str, manner: Manner, candidates: Sequence[Candidate]) -> int:
         return choose(candidates, manner.style, manner.copying, relevance_by(self.plug, prompt))

@@ -195,12 +195,12 @@ def test_another_model_another_context_and_other_turns_have_states_of_their_own(
 def test_a_muted_note_is_no_turn(personalizer: Personalizer, persona: Persona) -> None:
     manner = personalizer._manner(persona, Blend())
     assert manner is not None
-    prefix = personalizer._prefixes.make(persona, manner.sample, 8)
+    prefix = personalizer._prompting.prefixes.make(persona, manner.sample, 8)
     assert NOTES[3].output in {turn.answer for turn in prefix.turns}
     persona.mute("n3")
     manner = personalizer._manner(persona, Blend())
     assert manner is not None
-    prefix = personalizer._prefixes.make(persona, manner.sample, 8)
+    prefix = personalizer._prompting.prefixes.make(persona, manner.sample, 8)
     assert NOTES[3].output not in {turn.answer for turn in prefix.turns}
 
 
@@ -242,7 +242,7 @@ def test_control_tokens_in_notes_stay_plain_text_within_turns(
         persona.add([evil], personalizer.plug.encode_notes)
         manner = personalizer._manner(persona, Blend())
         assert manner is not None
-        prefix = personalizer._prefixes.make(persona, manner.sample, 1)
+        prefix = personalizer._prompting.prefixes.make(persona, manner.sample, 1)
         tokens = personalizer.llm.tokens(prefix.segments)
         assert tiny_gguf.EOS not in tokens
         assert tokens.count(tiny_gguf.BOS) <= 1

@@ -25,6 +25,7 @@ from ppedge.plug.manifest import (
     EncoderSpec,
     FileEntry,
     GoldenSpec,
+    KeptSpec,
     Manifest,
     ProjectorSpec,
     manifest_json,
@@ -43,13 +44,14 @@ CHAT_TEMPLATE = (
     Part("<|im_end|>\n<|im_start|>assistant\n"),
     Part(slot="soft"),
 )
-ENCODER, PROJECTOR, TOKENIZER, NULL_NOTE, QUERY_ENCODER, GOLDEN = (
+ENCODER, PROJECTOR, TOKENIZER, NULL_NOTE, QUERY_ENCODER, GOLDEN, KEPT = (
     "encoder.onnx",
     "projector.onnx",
     "tokenizer.json",
     "null_note.bin",
     "query.onnx",
     "golden.f32",
+    "kept.onnx",
 )
 OUTPUTS = ("key", "value", "query")
 _WIDTHS = {"key": D_KEY, "value": D_VALUE, "query": D_KEY}
@@ -73,6 +75,7 @@ def write(
     null_note_competes: bool = True,
     recency: float = 0.0,
     n_control: int = 0,
+    n_kept: int = 0,
 ) -> Path:
     """Write a plug for the GGUF ``model``.
 
@@ -89,6 +92,7 @@ def write(
         null_note_competes: as in the manifest.
         recency: as in the manifest.
         n_control: as in the manifest; above 0 the projector gives a control vector too.
+        n_kept: number of kept soft tokens.
     """
     rng = np.random.default_rng(seed)
     llm = model_fingerprint(model)
@@ -101,6 +105,8 @@ def write(
         TOKENIZER: tokenizer_json().encode(),
         NULL_NOTE: null.tobytes(),
     }
+    if n_kept:
+        contents[KEPT] = projector_graph(rng, llm.n_embd, soft_size, n_soft=n_kept)
     if query_file:
         contents[QUERY_ENCODER] = encoder_graph(rng, gives=("query",))
     manifest = Manifest(
@@ -127,6 +133,7 @@ def write(
         about={"trained on": "nothing: random weights"},
         null_note_competes=null_note_competes,
         recency=recency,
+        kept=KeptSpec(KEPT, n_kept) if n_kept else None,
     )
     folder.mkdir(parents=True)
     for name, data in contents.items():
@@ -213,14 +220,18 @@ def encoder_graph(
 
 
 def projector_graph(
-    rng: np.random.Generator, n_embd: int, size: float = 1.0, n_control: int = 0
+    rng: np.random.Generator,
+    n_embd: int,
+    size: float = 1.0,
+    n_control: int = 0,
+    n_soft: int = N_SOFT,
 ) -> bytes:
     """Soft tokens that are linear in the pooled value, and a control vector that is, too."""
-    matrix, offset = projector_weights(rng, n_embd, size)
+    matrix, offset = projector_weights(rng, n_embd, size, n_soft)
     weights = [
         numpy_helper.from_array(matrix, "matrix"),
         numpy_helper.from_array(offset, "offset"),
-        numpy_helper.from_array(np.array([N_SOFT, n_embd], np.int64), "shape"),
+        numpy_helper.from_array(np.array([n_soft, n_embd], np.int64), "shape"),
     ]
     nodes = [
         helper.make_node("MatMul", ["pooled", "matrix"], ["turned"]),
@@ -228,7 +239,7 @@ def projector_graph(
         helper.make_node("Reshape", ["moved", "shape"], ["soft"]),
     ]
     inputs = [helper.make_tensor_value_info("pooled", TensorProto.FLOAT, [D_VALUE])]
-    outputs = [helper.make_tensor_value_info("soft", TensorProto.FLOAT, [N_SOFT, n_embd])]
+    outputs = [helper.make_tensor_value_info("soft", TensorProto.FLOAT, [n_soft, n_embd])]
     if n_control:
         steering = rng.standard_normal((D_VALUE, n_control * n_embd)).astype(np.float32)
         weights += [
@@ -245,11 +256,11 @@ def projector_graph(
 
 
 def projector_weights(
-    rng: np.random.Generator, n_embd: int, size: float
+    rng: np.random.Generator, n_embd: int, size: float, n_soft: int = N_SOFT
 ) -> tuple[np.ndarray, np.ndarray]:
     """Matrix float32 [d_value, n_soft * n_embd] and offset float32 [n_soft * n_embd]."""
-    matrix = rng.standard_normal((D_VALUE, N_SOFT * n_embd)) * size * D_VALUE**-0.5
-    return matrix.astype(np.float32), (rng.standard_normal(N_SOFT * n_embd) * size).astype("f4")
+    matrix = rng.standard_normal((D_VALUE, n_soft * n_embd)) * size * D_VALUE**-0.5
+    return matrix.astype(np.float32), (rng.standard_normal(n_soft * n_embd) * size).astype("f4")
 
 
 def weights_of(graph: bytes) -> dict[str, np.ndarray]:

@@ -258,7 +258,8 @@ class Bench:
         """What the history says: soft tokens and wording, as far as the method has them."""
         notes, plug = self.history(method, asked), self.plug
         ablation = method.soft if method.soft in ABLATIONS else ""
-        pooled = attend(plug, asked.question.input, self._vectors.rows(notes), ablation)
+        query = plug.encode_prompt(asked.question.input)
+        pooled = attend(plug, query, self._vectors.rows(notes), ablation)
         soft = project(plug, pooled, ablation) if method.soft else None
         if not method.remembers or plug.manifest.ngram_cache is None:
             return soft, None

@@ -93,12 +93,12 @@ def _used(kept: OrderedDict[bytes, NDArray[np.float16]], name: bytes) -> NDArray
     return kept[name]
 
 
-def attend(plug: Plug, prompt: str, rows: Rows, ablation: str = "") -> Pooled:
-    """Pool a history for a prompt.
+def attend(plug: Plug, query: NDArray[np.float32], rows: Rows, ablation: str = "") -> Pooled:
+    """Pool a history for a query.
 
     Args:
         plug: its scale, recency and null note apply as at run time.
-        prompt: what is asked.
+        query: float32 [d_key], such as of the prompt.
         rows: the history.
         ablation: "" for the whole method, or one of `ABLATIONS`, on the same plug without training
             it anew. Two change what is pooled: "persona-mean", every row weighs the same whatever
@@ -112,7 +112,6 @@ def attend(plug: Plug, prompt: str, rows: Rows, ablation: str = "") -> Pooled:
         PlugError: the plug's graphs fail.
     """
     manifest = plug.manifest
-    query = plug.encode_prompt(prompt)
     mean = ablation == "persona-mean"
     bias = with_plug(
         None,

@@ -258,6 +258,28 @@ class FrozenLLM:
         control: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         """``nll`` of answers that are run together, padded to the longest."""
+        logits, tokens, scored = self.answer_logits(head, soft, tails, answers, control)
+        losses = F.cross_entropy(logits, tokens, reduction="none")
+        total = torch.zeros(scored.shape, device=self.device).masked_scatter(scored, losses).sum(1)
+        return total, scored.sum(1).float()
+
+    def answer_logits(
+        self,
+        head: Head,
+        soft: Tensor | None,
+        tails: Sequence[Sequence[int]],
+        answers: Sequence[Sequence[int]],
+        control: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits that predict answers after a head, soft tokens and a tail, all run together.
+
+        Args:
+            head, soft, tails, answers, control: as of ``nll``.
+
+        Returns:
+            Logits float32 [n, n_vocab] of each of the answers' tokens, answer by answer, those
+            tokens int64 [n], and where they are in tails and answers, bool [B, L].
+        """
         rows = [[*tail, *answer] for tail, answer in zip(tails, answers, strict=True)]
         ids = torch.full((len(rows), max(map(len, rows))), self.end)
         real = torch.zeros(ids.shape, dtype=torch.bool)
@@ -280,9 +302,7 @@ class FrozenLLM:
             logits = self._continue(
                 head, embedded, F.pad(real, (lead, 0), value=True), F.pad(predicting, (0, 1))
             )
-        losses = F.cross_entropy(logits.float(), ids[scored], reduction="none")
-        total = torch.zeros(scored.shape, device=self.device).masked_scatter(scored, losses).sum(1)
-        return total, scored.sum(1).float()
+        return logits.float(), ids[scored], scored
 
     def _continue(self, head: Head, embedded: Tensor, real: Tensor, wanted: Tensor) -> Tensor:
         """Logits [n, n_vocab] at the ``wanted`` places of ``embedded`` [B, L, E] after ``head``."""

@@ -62,16 +62,18 @@ class TurnedSampler:
         shares: Mapping[int, float] = SHARES,
         turns: int,
         seats: int | None = None,
+        dev: bool = False,
     ) -> None:
         """Gather the people.
 
         Args:
             sampler: holds the tasks' people, the personas, the seed and the batch.
-            authors: of free text, besides those that the tasks have; dev's are left out.
+            authors: of free text, besides those that the tasks have.
             shares: weight of each task among the people who sit.
             turns: before a prompt, at most.
             seats: people who sit at one time, an even number; None for 32, or for twice as many
                 as a step asks.
+            dev: take the authors that are dev's, and not those to train on.
 
         Raises:
             ValueError: the batch is not made of as many people of each side.
@@ -81,7 +83,7 @@ class TurnedSampler:
         self.sampler, self.turns = sampler, turns
         self.seats = seats or max(32, 2 * sampler.batch // EACH)
         self.renewed = max(1, sampler.batch // (EACH * SITTINGS))  # seats a step
-        self.free_text = free_text(sampler, authors)
+        self.free_text = free_text(sampler, authors, dev=dev)
         self.tasks = [*sampler.tasks, *([FREE_TEXT] if self.free_text else [])]
         weights = np.array([shares[task] for task in self.tasks])
         self.shares = weights / weights.sum()
@@ -141,11 +143,13 @@ class TurnedSampler:
         return worker(replace(question, history=some(question.history, rng)), most, rng)
 
 
-def free_text(sampler: Sampler, authors: Sequence[Author]) -> dict[str, list[tuple[Note, ...]]]:
-    """People of free text by source: authors who are not dev's, and the tasks' people."""
+def free_text(
+    sampler: Sampler, authors: Sequence[Author], *, dev: bool = False
+) -> dict[str, list[tuple[Note, ...]]]:
+    """People of free text by source: authors who are dev's or are not, and the tasks' people."""
     found: dict[str, list[tuple[Note, ...]]] = {}
     for author in authors:
-        if not author.dev:
+        if author.dev == dev:
             found.setdefault(author.source, []).append(tuple(map(Note, author.notes)))
     for task in RUNNING_TEXT:
         for questions in sampler.users.get(task, ()):
@@ -217,8 +221,8 @@ def worker(question: Question, most: int, rng: Rng) -> Seat:
 def persona(synthetic: SyntheticPersonas, most: int, rng: Rng) -> Seat:
     """A synthetic person; every text has one place, among the notes or among what is asked for."""
     habits = draw_persona(rng)
-    count = int(rng.integers(3, 25))
     asked = 3 * EACH
+    count = min(int(rng.integers(3, 25)), len(synthetic.texts) - asked)
     chosen = [
         synthetic.texts[i] for i in rng.choice(len(synthetic.texts), count + asked, replace=False)
     ]

@@ -1,8 +1,14 @@
-"""From a prompt and a persona to what the plug says: attention over all notes, projected."""
+"""From a prompt and a persona to what the plug says: attention over all notes, projected.
+
+Soft tokens behind the prompt are pooled for that prompt. Kept soft tokens stand before it, and
+what the model makes of them is kept with the person's turns; they are pooled for what the turns
+ask, by the mean of those queries, as long as they are in the mean.
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +26,8 @@ class Conditioning:
 
     Attributes:
         soft: soft tokens, float32 [n_soft, n_embd]; none without a plug.
-        control: control vector, float32 [n_control, n_embd]; None where the plug has none.
+        control: control vector, float32 [n_control, n_embd]; None where the plug has none, or the
+            soft tokens are kept ones.
         null_weight: attention weight of the null note, 0 to 1; None without a plug.
         heaviest: the notes that weigh most, with their attention weights, heaviest first; none
             without a plug.
@@ -57,26 +64,67 @@ def condition(
         StoreError: the store cannot be read.
         ModelError: the model is closed.
     """
-    began = time.perf_counter()
+    stages = _Stages()
     query = plug.encode_prompt(prompt)
-    encoded = time.perf_counter()
+    stages.end("encode")
     n_named = max(heaviest, ngrams.spec.max_notes if ngrams else 0)
     pooled, null_weight, named = _pool(plug, query, persona, n_named)
-    pool_ended = time.perf_counter()
+    stages.end("pool")
     projected = plug.project(pooled)
-    project_ended = time.perf_counter()
-    seconds = {
-        "encode": encoded - began,
-        "pool": pool_ended - encoded,
-        "project": project_ended - pool_ended,
-    }
+    stages.end("project")
     memory = None
     if ngrams:
         memory = ngrams.build(named)
-        seconds["ngrams"] = time.perf_counter() - project_ended
+        stages.end("ngrams")
     return Conditioning(
-        projected.vectors, null_weight, named[:heaviest], seconds, memory, projected.control
+        projected.vectors, null_weight, named[:heaviest], stages.seconds, memory, projected.control
     )
+
+
+def condition_kept(
+    plug: Plug, asks: Sequence[str], persona: Persona, heaviest: int
+) -> Conditioning:
+    """Pool a persona for what its turns ask into kept soft tokens.
+
+    Args:
+        plug: one with kept soft tokens.
+        asks: what is asked in the turns, at least one.
+        persona: whose notes.
+        heaviest: how many of the heaviest notes to name.
+
+    Raises:
+        PlugError, StoreError: as `condition`.
+    """
+    stages = _Stages()
+    query = mean_query([plug.encode_prompt(ask) for ask in asks])
+    stages.end("encode")
+    pooled, null_weight, named = _pool(plug, query, persona, heaviest)
+    stages.end("pool")
+    soft = plug.project_kept(pooled)
+    stages.end("project")
+    return Conditioning(soft, null_weight, named, stages.seconds)
+
+
+def mean_query(queries: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """The mean of queries float32 [d_key], made as long as they are in the mean."""
+    stacked = np.stack(queries)
+    mean = stacked.mean(0)
+    lengths = np.linalg.norm(stacked, axis=1)
+    return np.asarray(mean * (lengths.mean() / max(np.linalg.norm(mean), 1e-12)), np.float32)
+
+
+class _Stages:
+    """Seconds of what comes one after another."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._began = time.perf_counter()
+
+    def end(self, name: str) -> None:
+        """Note how long a stage took; the next begins."""
+        now = time.perf_counter()
+        self.seconds[name] = now - self._began
+        self._began = now
 
 
 def _pool(

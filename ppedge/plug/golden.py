@@ -25,8 +25,9 @@ bfloat16 still does (5.6e-3 and 6.5e-3).
 """
 
 Vectors = tuple[NDArray[np.float32], ...]
-"""Of one text: key [d_key], value [d_value], query [d_key], soft tokens [n_soft, n_embd], and the
-control vector [n_control, n_embd] of a plug that has one."""
+"""Of one text: key [d_key], value [d_value], query [d_key], soft tokens [n_soft, n_embd], the
+control vector [n_control, n_embd] of a plug that has one, and the kept soft tokens [n, n_embd] of
+one that has some."""
 
 
 def pack_golden(vectors: Iterable[Vectors]) -> bytes:
@@ -38,12 +39,14 @@ def shapes(manifest: Manifest) -> dict[str, tuple[int, ...]]:
     """The shape of each of a text's vectors, by name, in the order of `Vectors`."""
     spec, projector, n_embd = manifest.encoder, manifest.projector, manifest.llm.n_embd
     steering = {"control vector": (projector.n_control, n_embd)} if projector.n_control else {}
+    kept = {"kept soft tokens": (manifest.kept.n_soft, n_embd)} if manifest.kept else {}
     return {
         "key": (spec.d_key,),
         "value": (spec.d_value,),
         "query": (spec.d_key,),
         "soft tokens": (projector.n_soft, n_embd),
         **steering,
+        **kept,
     }
 
 

@@ -20,6 +20,7 @@ MAX_FILE_BYTES = 1 << 30
 # A plain name: no folder, no drive, nothing hidden, nothing that leads out of the plug.
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _MAX_WIDTH = 1 << 16
+_MAX_SOFT = 1024
 _NOTE_FIELDS = ("input", "output", "both")
 MAX_GOLDEN_TEXTS = 16
 MAX_GOLDEN_CHARS = 2000
@@ -89,13 +90,29 @@ class ProjectorSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class KeptSpec:
+    """The graph of kept soft tokens: ONNX, float32 ``pooled`` [d_value] -> ``soft`` [n, n_embd].
+
+    They stand behind a person's turns and before the prompt, and what the model makes of them is
+    kept with the turns. What they are made from is pooled for what the turns ask.
+
+    Attributes:
+        file: the graph.
+        n_soft: number of kept soft tokens.
+    """
+
+    file: str
+    n_soft: int
+
+
+@dataclass(frozen=True, slots=True)
 class GoldenSpec:
     """What the graphs gave where the plug was made, for `ppedge doctor` to compute again.
 
     Attributes:
         file: float32 LE; for each text its key [d_key], value [d_value] and query [d_key], then
-            the soft tokens [n_soft, n_embd], and the control vector [n_control, n_embd] if there
-            is one, that the projector makes of that value.
+            the soft tokens [n_soft, n_embd], the control vector [n_control, n_embd] if there is
+            one, and the kept soft tokens [n, n_embd] if there are any, that are made of that value.
         texts: 1 to 16 texts of at most 2,000 characters.
     """
 
@@ -124,6 +141,7 @@ class Manifest:
         recency: 0 or more; a note's score falls by this times log(1 + number of notes after it).
         golden: golden vectors, or None.
         ngram_cache: how notes' wording is remembered beside the soft tokens; None: not at all.
+        kept: soft tokens that are kept with a person's turns; None: the plug has none.
     """
 
     name: str
@@ -141,6 +159,7 @@ class Manifest:
     recency: float = 0.0
     golden: GoldenSpec | None = None
     ngram_cache: NgramCacheConfig | None = None
+    kept: KeptSpec | None = None
 
 
 def parse_manifest(data: bytes, where: str) -> Manifest:
@@ -178,6 +197,7 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
         recency=top.number("recency", above_0=False, default=0.0),
         golden=_golden_spec(top.inside("golden"), files) if "golden" in top.raw else None,
         ngram_cache=_ngram_cache(top.inside("literal")) if "literal" in top.raw else None,
+        kept=_kept_spec(top.inside("kept"), files) if "kept" in top.raw else None,
     )
 
 
@@ -224,13 +244,17 @@ def _encoder_spec(encoder: Fields, files: dict[str, FileEntry]) -> EncoderSpec:
 
 
 def _projector_spec(projector: Fields, files: dict[str, FileEntry]) -> ProjectorSpec:
-    n_soft = projector.count("n_soft", 1, 1024)
+    n_soft = projector.count("n_soft", 1, _MAX_SOFT)
     return ProjectorSpec(
         file=projector.file("file", files),
         n_soft=n_soft,
         n_instruction=projector.count("n_instruction", 0, n_soft - 1, 0),
         n_control=projector.count("n_control", 0, 1024, 0),
     )
+
+
+def _kept_spec(kept: Fields, files: dict[str, FileEntry]) -> KeptSpec:
+    return KeptSpec(kept.file("file", files), kept.count("n_soft", 1, _MAX_SOFT))
 
 
 def _golden_spec(golden: Fields, files: dict[str, FileEntry]) -> GoldenSpec:
@@ -283,7 +307,8 @@ def _template(parts: list[Any], where: str) -> tuple[Part, ...]:
 def manifest_json(manifest: Manifest) -> str:
     """Write a manifest as `parse_manifest` reads it."""
     told = _told(manifest)
-    golden = {"golden": _told(manifest.golden)} if manifest.golden else {}
+    parts = {"kept": manifest.kept, "golden": manifest.golden}
+    optional = {name: _told(part) for name, part in parts.items() if part}
     literal = {"literal": dataclasses.asdict(manifest.ngram_cache)} if manifest.ngram_cache else {}
     value: dict[str, Any] = {
         "schema": SCHEMA,
@@ -297,7 +322,7 @@ def manifest_json(manifest: Manifest) -> str:
         "projector": _told(manifest.projector),
         "template": list_parts(manifest.template),
         **literal,
-        **golden,
+        **optional,
         "about": manifest.about,
         "files": {
             name: {"bytes": entry.bytes, "sha256": entry.sha256}
@@ -307,7 +332,7 @@ def manifest_json(manifest: Manifest) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
-def _told(part: Manifest | EncoderSpec | ProjectorSpec | GoldenSpec) -> dict[str, Any]:
+def _told(part: Manifest | EncoderSpec | ProjectorSpec | KeptSpec | GoldenSpec) -> dict[str, Any]:
     """The fields of ``part`` that are not as they are by default."""
     return {
         field.name: value

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 import zipfile
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +88,16 @@ class PlugFiles:
                 return stream.read(limit)
 
 
+@dataclass(frozen=True, slots=True)
+class _Graphs:
+    """What a plug computes with."""
+
+    encoder: TextEncoder
+    projector: Graph
+    kept: Graph | None
+    golden: dict[str, NDArray[np.float32]] | None
+
+
 class Plug:
     """An open plug: encodes notes and prompts, and projects pooled values to soft tokens.
 
@@ -97,43 +108,34 @@ class Plug:
         space: what a persona store needs to know of it.
     """
 
-    def __init__(self, path: str | Path, *, n_threads: int | None = None) -> None:
+    def __init__(
+        self, path: str | Path, *, n_threads: int | None = None, late: bool = False
+    ) -> None:
         """Open and verify a plug.
 
         Args:
             path: a folder, or a .zip of it.
             n_threads: how many notes are encoded at once; None takes what this process may use,
                 half of it above four.
+            late: of a plug with kept soft tokens, which may have nothing to compute, read the
+                graphs when they are first used; what is wrong with them is said then.
 
         Raises:
             PlugError: a file is missing, damaged or unsafe, or not what the manifest says.
         """
         self.path = Path(path)
-        files = PlugFiles(self.path)
+        self._files = files = PlugFiles(self.path)
         data = files.read(MANIFEST_NAME, MAX_MANIFEST_BYTES)
         self.sha256 = hashlib.sha256(data).hexdigest()
         self.manifest: Manifest = parse_manifest(data, f"{self.path}: {MANIFEST_NAME}")
-        spec, projector = self.manifest.encoder, self.manifest.projector
+        self._n_threads = n_threads
+        spec = self.manifest.encoder
         self.name = self.manifest.name
-        unread = set(self.manifest.files)
-
-        def verified(name: str) -> bytes:
-            unread.discard(name)
-            return self._verified(files, name)
-
-        null_key, null_value = self._null_note(verified(self.manifest.null_note))
-        self._encoder = TextEncoder(verified, spec, str(self.path), n_threads)
-        gives = ["soft", "control"] if projector.n_control else ["soft"]
-        self._projector = Graph(
-            verified(projector.file), f"{self.path}: {projector.file}", ["pooled"], gives
-        )
-        self._golden = None
-        if golden := self.manifest.golden:
-            where = f"{self.path}: {golden.file}"
-            self._golden = unpack_golden(verified(golden.file), self.manifest, where)
-        for name in sorted(unread):
-            self._verified(files, name)
-        return_free_memory()
+        null_key, null_value = self._null_note(self._verified(self.manifest.null_note))
+        self._opened: _Graphs | None = None
+        self._opening = threading.Lock()
+        if not (late and self.manifest.kept):
+            self._graphs()
         self.space = Space(
             d_key=spec.d_key,
             d_value=spec.d_value,
@@ -151,11 +153,11 @@ class Plug:
 
         A note's bits do not depend on the notes beside it, nor on the number of threads.
         """
-        return self._encoder.notes(notes)
+        return self._graphs().encoder.notes(notes)
 
     def encode_prompt(self, prompt: str) -> NDArray[np.float32]:
         """Encode a prompt to the query float32 [d_key]."""
-        return self._encoder.query(prompt)
+        return self._graphs().encoder.query(prompt)
 
     def project(self, pooled: NDArray[np.float32]) -> Soft:
         """Project a pooled value float32 [d_value] to what the model is given.
@@ -171,23 +173,52 @@ class Plug:
         shapes = {"soft": (spec.n_soft, n_embd)}
         if spec.n_control:
             shapes["control"] = (spec.n_control, n_embd)
-        return Soft(*self._projector.run({"pooled": pooled}, shapes))
+        return Soft(*self._graphs().projector.run({"pooled": pooled}, shapes))
+
+    def project_kept(self, pooled: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Project a pooled value float32 [d_value] to what is kept with a person's turns.
+
+        Returns:
+            Soft tokens, float32 [manifest.kept.n_soft, n_embd].
+
+        Raises:
+            PlugError: the graph fails or its output is not what the manifest says, or the plug has
+                no kept soft tokens.
+        """
+        spec, graph = self.manifest.kept, self._graphs().kept
+        if spec is None or graph is None:
+            raise PlugError(f"{self.path}: this plug has no kept soft tokens")
+        [soft] = graph.run({"pooled": pooled}, {"soft": (spec.n_soft, self.manifest.llm.n_embd)})
+        return soft
 
     def vectors(self, text: str) -> Vectors:
         """All that the graphs make of one text, itself taken for key, value and query.
 
         Returns:
             Key float32 [d_key], value float32 [d_value], query float32 [d_key], and projected
-            from that value the soft tokens float32 [n_soft, n_embd], and the control vector
-            float32 [n_control, n_embd] where the plug has one.
+            from that value the soft tokens float32 [n_soft, n_embd], the control vector float32
+            [n_control, n_embd] where the plug has one, and the kept soft tokens where it has some.
 
         Raises:
             PlugError: a graph fails, or its output is not what the manifest says.
         """
-        key, value = self._encoder.key_and_value(text)
+        encoder = self._graphs().encoder
+        key, value = encoder.key_and_value(text)
         said = self.project(value)
         steering = () if said.control is None else (said.control,)
-        return key, value, self._encoder.query(text), said.vectors, *steering
+        kept = (self.project_kept(value),) if self.manifest.kept else ()
+        return key, value, encoder.query(text), said.vectors, *steering, *kept
+
+    def golden_vectors(self) -> dict[str, NDArray[np.float32]] | None:
+        """What the graphs gave where the plug was made, by name; None if it does not say.
+
+        Returns:
+            Float32 [n_texts, *shape] each, in the order of `vectors`; of ``manifest.golden.texts``.
+
+        Raises:
+            PlugError: a file is damaged, or a graph cannot be loaded.
+        """
+        return self._graphs().golden
 
     def golden_differences(self) -> dict[str, float] | None:
         """Compute the golden vectors again; see `ppedge.plug.golden.TOLERANCE`.
@@ -199,12 +230,13 @@ class Plug:
         Raises:
             PlugError: as `vectors`.
         """
-        if self.manifest.golden is None or self._golden is None:
+        vectors = self.golden_vectors()
+        if self.manifest.golden is None or vectors is None:
             return None
         here = zip(*map(self.vectors, self.manifest.golden.texts), strict=True)
         return {
             name: difference(golden, np.stack(arrays))
-            for (name, golden), arrays in zip(self._golden.items(), here, strict=True)
+            for (name, golden), arrays in zip(vectors.items(), here, strict=True)
         }
 
     def check_model(
@@ -234,9 +266,45 @@ class Plug:
                 "plug made for this model with --plug"
             )
 
-    def _verified(self, files: PlugFiles, name: str) -> bytes:
+    def _graphs(self) -> _Graphs:
+        """What the plug computes with, opened once; errors are those of opening the plug."""
+        with self._opening:
+            if self._opened is None:
+                self._opened = self._open_graphs()
+            return self._opened
+
+    def _open_graphs(self) -> _Graphs:
+        manifest = self.manifest
+        spec, projector, kept = manifest.encoder, manifest.projector, manifest.kept
+        unread = set(self.manifest.files)
+
+        def verified(name: str) -> bytes:
+            unread.discard(name)
+            return self._verified(name)
+
+        def projecting(name: str, gives: Sequence[str]) -> Graph:
+            return Graph(verified(name), f"{self.path}: {name}", ["pooled"], gives)
+
+        encoder = TextEncoder(verified, spec, str(self.path), self._n_threads)
+        gives = ["soft", "control"] if projector.n_control else ["soft"]
+        golden = None
+        if self.manifest.golden:
+            name = self.manifest.golden.file
+            golden = unpack_golden(verified(name), self.manifest, f"{self.path}: {name}")
+        graphs = _Graphs(
+            encoder,
+            projecting(projector.file, gives),
+            projecting(kept.file, ["soft"]) if kept else None,
+            golden,
+        )
+        for name in sorted(unread):
+            self._verified(name)
+        return_free_memory()
+        return graphs
+
+    def _verified(self, name: str) -> bytes:
         entry = self.manifest.files[name]
-        data = files.read(name, min(entry.bytes, MAX_FILE_BYTES))
+        data = self._files.read(name, min(entry.bytes, MAX_FILE_BYTES))
         if len(data) != entry.bytes or hashlib.sha256(data).hexdigest() != entry.sha256:
             raise PlugError(
                 f"{self.path}: {name} is not the file that {MANIFEST_NAME} describes "

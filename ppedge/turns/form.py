@@ -30,8 +30,16 @@ class ChatForm(Protocol):
     def opening(self) -> list[Segment]:
         """What every conversation begins with; may be empty."""
 
-    def turns(self, turns: Sequence[Turn]) -> list[Segment]:
-        """The fixed part, to the place where the prompt begins; empty without turns."""
+    def turns(
+        self, turns: Sequence[Turn], soft: Soft | None = None, said: Sequence[Turn] = ()
+    ) -> list[Segment]:
+        """What stands before a prompt, to the place where that begins; empty without any turns.
+
+        Args:
+            turns: of the person's notes, the fixed part.
+            soft: kept soft tokens, which stand behind these; None for none.
+            said: what was asked and answered before.
+        """
 
     def prompt(self, prompt: str, soft: Soft | None, *, after_turns: bool) -> list[Segment]:
         """The part that hangs on the prompt, to the place where the answer begins."""
@@ -56,18 +64,24 @@ class PlugForm:
         """See `ChatForm`."""
         return render(self._opening, "", None)
 
-    def turns(self, turns: Sequence[Turn]) -> list[Segment]:
+    def turns(
+        self, turns: Sequence[Turn], soft: Soft | None = None, said: Sequence[Turn] = ()
+    ) -> list[Segment]:
         """See `ChatForm`."""
-        segments: list[Segment] = []
-        for turn in turns:
-            segments += render(self._template, turn.ask, None)
-            segments += _texts(turn.answer, self._close)
+        segments = [*self._written(turns), *([soft] if soft else []), *self._written(said)]
         # What stands before every prompt need not be read with each of them.
-        return [*segments, *self.opening()] if turns else []
+        return [*segments, *self.opening()] if turns or said else []
 
     def prompt(self, prompt: str, soft: Soft | None, *, after_turns: bool) -> list[Segment]:
         """See `ChatForm`."""
         return render(self._rest if after_turns else self._template, prompt, soft)
+
+    def _written(self, turns: Sequence[Turn]) -> list[Segment]:
+        segments: list[Segment] = []
+        for turn in turns:
+            segments += render(self._template, turn.ask, None)
+            segments += _texts(turn.answer, self._close)
+        return segments
 
 
 class TemplateForm:
@@ -87,8 +101,11 @@ class TemplateForm:
         """See `ChatForm`."""
         return _texts("", self._alone[0])
 
-    def turns(self, turns: Sequence[Turn]) -> list[Segment]:
-        """See `ChatForm`."""
+    def turns(
+        self, turns: Sequence[Turn], soft: Soft | None = None, said: Sequence[Turn] = ()
+    ) -> list[Segment]:
+        """See `ChatForm`; without a plug there are no soft tokens."""
+        turns = [*turns, *said]
         if not turns:
             return []
         pieces = self._chat.pieces(len(turns))

@@ -6,10 +6,14 @@ import hashlib
 import json
 from bisect import bisect_left
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Final
+
+import numpy as np
 
 from ppedge.errors import ModelError
 from ppedge.llm.llm import LLM
+from ppedge.llm.segments import Soft
 from ppedge.notes.reader import Note
 from ppedge.turns.ask import ANSWER_TOKENS, ASK_TOKENS, ask_for, common_words
 from ppedge.turns.choose import choose_notes, keep_last
@@ -18,7 +22,7 @@ from ppedge.turns.form import ChatForm, Turn
 CONTEXT_SHARE: Final = 3
 """Turns take at most one of so many parts of the context."""
 
-_FORMAT: Final = 3
+_FORMAT: Final = 4
 
 
 def make_turns(
@@ -69,7 +73,9 @@ def cut(llm: LLM, text: str, n_tokens: int) -> str:
     return short.rsplit(maxsplit=1)[0].rstrip() if len(short.split()) > 1 else short
 
 
-def prefix_key(llm: LLM, form: ChatForm, version: int, count: int, scope_key: str = "") -> str:
+def prefix_key(
+    llm: LLM, form: ChatForm, version: int, count: int, scope_key: str = "", plug: str = ""
+) -> str:
     """What a state of a store's turns hangs on, beside the store: SHA-256, 64 hex digits.
 
     Args:
@@ -78,6 +84,7 @@ def prefix_key(llm: LLM, form: ChatForm, version: int, count: int, scope_key: st
         version: of the store's notes.
         count: of turns.
         scope_key: which of the store's notes may be among them.
+        plug: hash of the plug whose kept soft tokens stand behind them; "" for none.
     """
     import llama_cpp
 
@@ -93,23 +100,53 @@ def prefix_key(llm: LLM, form: ChatForm, version: int, count: int, scope_key: st
         ASK_TOKENS,
         shown,
         scope_key,
+        plug,
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def pack(turns: Sequence[Turn], state: bytes) -> bytes:
-    """Turns, and what the model made of them, as the bytes that are kept."""
-    return json.dumps([[turn.ask, turn.answer] for turn in turns]).encode() + b"\n" + state
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """What of a prefix is kept on disk.
 
-
-def unpack(data: bytes) -> tuple[list[Turn], bytes]:
-    """What `pack` packed; checksums have been compared by now.
-
-    Raises:
-        ModelError: it is something else.
+    Attributes:
+        turns: in their order.
+        soft: kept soft tokens behind them; None for none.
+        state: what the model made of both.
     """
-    head, _, state = data.partition(b"\n")
-    try:
-        return [Turn(ask, answer) for ask, answer in json.loads(head)], state
-    except (ValueError, TypeError):
-        raise ModelError("not a kept prefix") from None
+
+    turns: list[Turn]
+    soft: Soft | None
+    state: bytes
+
+    def pack(self) -> bytes:
+        """The bytes that are kept."""
+        turns = [[turn.ask, turn.answer] for turn in self.turns]
+        rows = self.soft.vectors if self.soft else np.zeros((0, 0))
+        head = json.dumps({"turns": turns, "soft": rows.shape}).encode()
+        return head + b"\n" + rows.astype("<f4").tobytes() + self.state
+
+    def says(self, turns: Sequence[Turn], soft: Soft | None) -> bool:
+        """Whether it is of these turns, and of these soft tokens behind them."""
+        mine, theirs = (s.vectors.tobytes() if s else b"" for s in (self.soft, soft))
+        return list(turns) == self.turns and mine == theirs
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Packed:
+        """What was packed; checksums have been compared by now.
+
+        Raises:
+            ModelError: it is something else.
+        """
+        line, _, rest = data.partition(b"\n")
+        try:
+            head = json.loads(line)
+            turns = [Turn(ask, answer) for ask, answer in head["turns"]]
+            rows, width = head["soft"]
+            if min(rows, width) < 0:  # Any number, to numpy.
+                raise ValueError
+            soft = np.frombuffer(rest, "<f4", rows * width).reshape(rows, width)
+        except (ValueError, TypeError, KeyError):
+            raise ModelError("not a kept prefix") from None
+        kept = Soft(soft.astype(np.float32)) if rows else None
+        return cls(turns, kept, rest[4 * soft.size :])

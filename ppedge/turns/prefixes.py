@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ppedge.errors import ModelError
 from ppedge.llm.binding.ggml import Cancel
 from ppedge.llm.llm import LLM
-from ppedge.llm.segments import Segment
+from ppedge.llm.segments import Segment, Soft
 from ppedge.store.persona import Persona, Sample
 from ppedge.turns.form import ChatForm, Turn
-from ppedge.turns.prefix import make_turns, pack, prefix_key, unpack
+from ppedge.turns.prefix import Packed, make_turns, prefix_key
 
 Notify = Callable[[str], None]
 """Takes a line that a person should read, on stderr or wherever an app has such."""
+
+MakeSoft = Callable[[Persona, Sequence[Turn]], NDArray[np.float32]]
+"""Makes kept soft tokens, float32 [n, n_embd], of a persona for its turns."""
 
 _REMEMBERED: Final = 8
 """Prefixes that are made once; of one more, the oldest is made again."""
@@ -31,12 +37,14 @@ class Prefix:
 
     Attributes:
         turns: those that fit.
-        segments: the same, as the model reads them; empty without turns.
+        kept: kept soft tokens behind them; None for none.
+        segments: both, as the model reads them; empty without turns.
         key: of the state, beside the store.
         version: of the notes that they were made of.
     """
 
     turns: list[Turn]
+    kept: Soft | None
     segments: list[Segment]
     key: str
     version: int
@@ -61,25 +69,38 @@ class Prefixes:
         self._state: tuple[Prefix, bytes] | None = None
         self._mutex = threading.Lock()
 
-    def make(self, persona: Persona, sample: Sample, count: int) -> Prefix:
+    def make(
+        self,
+        persona: Persona,
+        sample: Sample,
+        count: int,
+        plug: str = "",
+        make_soft: MakeSoft | None = None,
+    ) -> Prefix:
         """The prefix of a persona's notes.
 
         Args:
             persona: where its state may be kept.
             sample: some of its notes.
             count: of turns.
+            plug: hash of the plug that makes kept soft tokens; "" for none.
+            make_soft: makes them, where they are not kept yet.
 
         Raises:
             ModelError: the model is closed.
+            PlugError, StoreError: of ``make_soft``.
         """
-        key = prefix_key(self._llm, self._form, sample.version, count, persona.scope_key)
+        key = prefix_key(self._llm, self._form, sample.version, count, persona.scope_key, plug)
         place = persona.path, key
         with self._mutex:
             found = self._made.get(place)
         if found is None:
             kept = self._kept(persona, key)
-            turns = kept[0] if kept else self._turns(sample, count)
-            found = Prefix(turns, self._form.turns(turns), key, sample.version)
+            turns = kept.turns if kept else self._turns(sample, count)
+            soft = kept.soft if kept else None
+            if not kept and make_soft and turns:
+                soft = Soft(make_soft(persona, turns))
+            found = Prefix(turns, soft, self._form.turns(turns, soft), key, sample.version)
             with self._mutex:
                 for old in [each for each in self._made if each[0] == persona.path]:
                     if self._made[old].version != sample.version:
@@ -87,7 +108,7 @@ class Prefixes:
                 self._made[place] = found
                 while len(self._made) > _REMEMBERED:
                     self._made.popitem(last=False)
-                self._state = (found, kept[1]) if kept else None
+                self._state = (found, kept.state) if kept else None
         return found
 
     @contextmanager
@@ -120,15 +141,16 @@ class Prefixes:
         self._notify(f"reading {len(prefix.turns)} of the notes, as nothing of them is kept yet")
         state = llm.state(segments, cancel=cancel)
         if state is not None:
-            persona.keep_prefix(prefix.key, prefix.version, pack(prefix.turns, state))
+            packed = Packed(prefix.turns, prefix.kept, state).pack()
+            persona.keep_prefix(prefix.key, prefix.version, packed)
 
     def _restored(self, persona: Persona, prefix: Prefix) -> bool:
         state = self._taken(prefix)
         if state is None:
             kept = self._kept(persona, prefix.key)
-            if kept is None or kept[0] != prefix.turns:
+            if kept is None or not kept.says(prefix.turns, prefix.kept):
                 return False
-            state = kept[1]
+            state = kept.state
         return self._llm.restore(prefix.segments, state)
 
     def _taken(self, prefix: Prefix) -> bytes | None:
@@ -140,11 +162,11 @@ class Prefixes:
         return state
 
     @staticmethod
-    def _kept(persona: Persona, key: str) -> tuple[list[Turn], bytes] | None:
+    def _kept(persona: Persona, key: str) -> Packed | None:
         data = persona.kept_prefix(key)
         if data is None:
             return None
         try:
-            return unpack(data)
+            return Packed.unpack(data)
         except ModelError:
             return None

@@ -301,7 +301,8 @@ def test_turns_are_the_notes_that_the_model_is_given(
     personalizer: Personalizer, anna: Persona
 ) -> None:
     found = personalizer.explain(PROMPT, anna, heaviest=3)
-    prefix = personalizer._prefix(anna, personalizer._manner(anna, Blend()), Blend(), PROMPT, None)
+    manner = personalizer._manner(anna, Blend())
+    prefix = personalizer._prompting._prefix(anna, manner, Blend(), PROMPT)
     assert prefix
     assert [note.output for note, _ in found.turns] == [turn.answer for turn in prefix.turns]
     assert 0 < len(found.turns) < 12  # Some had to make way.

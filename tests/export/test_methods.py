@@ -207,7 +207,7 @@ def test_top4_pools_the_four_best_notes_and_no_other(bench, default):
     scores = rows.keys.astype(np.float64) @ plug.encode_prompt(PROMPT)
     best = np.sort(1 + np.argsort(-scores[1:])[:4])
     few = Rows(rows.keys[[0, *best]], rows.values[[0, *best]])
-    wanted = project(plug, attend(plug, PROMPT, few)).vectors
+    wanted = project(plug, attend(plug, plug.encode_prompt(PROMPT), few)).vectors
     np.testing.assert_allclose(soft_of(bench, "persona-top4"), wanted, atol=1e-5)
     assert not np.allclose(wanted, soft_of(bench, "persona"), atol=1e-4)
 

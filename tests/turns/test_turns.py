@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,7 +18,7 @@ from ppedge.plug.template import Part
 from ppedge.turns.ask import ANSWER_TOKENS, ask_for, common_words, request
 from ppedge.turns.choose import choose_notes
 from ppedge.turns.form import PlugForm, TemplateForm, Turn
-from ppedge.turns.prefix import cut, make_turns, pack, unpack
+from ppedge.turns.prefix import Packed, cut, make_turns
 from tests import tiny_gguf
 
 CHATML = (
@@ -226,11 +227,25 @@ def test_any_text_is_cut_to_valid_text(llm: LLM, text: str) -> None:
     found.encode("utf-8")
 
 
-def test_packed_turns_come_back() -> None:
-    assert unpack(pack(TURNS, b"\n\0state\n")) == (TURNS, b"\n\0state\n")
+@pytest.mark.parametrize("n_soft", [0, 1, 3])
+def test_packed_turns_come_back(n_soft: int) -> None:
+    rows = np.arange(n_soft * 4, dtype=np.float32).reshape(n_soft, 4) + 0.5
+    soft = Soft(rows) if n_soft else None
+    found = Packed.unpack(Packed(TURNS, soft, b"\n\0state\n").pack())
+    assert (found.turns, found.state) == (TURNS, b"\n\0state\n")
+    assert found.says(TURNS, soft)
+    assert not found.says(TURNS, Soft(rows + 1) if n_soft else Soft(np.ones((1, 4), np.float32)))
+    assert not found.says(TURNS[:-1], soft)
 
 
-@pytest.mark.parametrize("data", [b"", b"5\n", b"[[1]]\n", b"\xff\n", b"[[1,2,3]]\n"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        *(b"", b"5\n", b"[[1]]\n", b"\xff\n", b"[[1,2,3]]\n", b"{}\n", b'{"turns": [[1, 2]]}\n'),
+        *(b'{"turns": [], "soft": [2, 2]}\nshort', b'{"turns": [], "soft": [-1, 1]}\n1234'),
+        *(b'{"turns": [], "soft": [1.5, 2]}\n12345678', b'{"turns": 1, "soft": [0, 0]}\n'),
+    ],
+)
 def test_what_was_never_packed_is_refused(data: bytes) -> None:
     with pytest.raises(ModelError):
-        unpack(data)
+        Packed.unpack(data)
