@@ -20,7 +20,8 @@ import numpy as np
 
 from export.data.lamp import Question, read_questions
 from export.evaluation.instruction import mean, write_instruction
-from export.evaluation.persona_methods import NoteVectors, attend, project
+from export.evaluation.persona_methods import attend, project
+from export.models.note_vectors import NoteVectors
 from export.tools.commands import check_output, check_seed, one_line_errors, positive, replacing
 from export.tools.draws import one_of
 from ppedge.llm.segments import Soft
@@ -52,8 +53,7 @@ def population(
     written = [one_of(rng, person.history) for person in people[:notes]]
     rows = NoteVectors(plug).rows(written)
     asked = (people[notes:] or people)[:prompts]
-    queries = [plug.encode_prompt(each.input) for each in asked]
-    return mean([project(plug, attend(plug, query, rows)) for query in queries])
+    return mean([project(plug, attend(plug, each.input, rows)) for each in asked])
 
 
 def main(words: Sequence[str] | None = None) -> None:

@@ -20,6 +20,7 @@ PPEDGE = (
     ("style",),
     ("defaults", "blend", "answer", "explanation"),
     ("fitting",),
+    ("prompting",),
     ("personalizer",),
     ("server",),
     ("cli",),

@@ -30,12 +30,12 @@ from export.data.lamp import Question
 from export.data.tasks import task_of
 from export.evaluation.persona_methods import (
     ABLATIONS,
-    NoteVectors,
     attend,
     memory,
     project,
     shuffled,
 )
+from export.models.note_vectors import NoteVectors
 from ppedge.llm.guidance import MAX_STRENGTH
 from ppedge.llm.llm import LLM
 from ppedge.llm.logits_processor import LogitsProcessor, chain
@@ -258,8 +258,7 @@ class Bench:
         """What the history says: soft tokens and wording, as far as the method has them."""
         notes, plug = self.history(method, asked), self.plug
         ablation = method.soft if method.soft in ABLATIONS else ""
-        query = plug.encode_prompt(asked.question.input)
-        pooled = attend(plug, query, self._vectors.rows(notes), ablation)
+        pooled = attend(plug, asked.question.input, self._vectors.rows(notes), ablation)
         soft = project(plug, pooled, ablation) if method.soft else None
         if not method.remembers or plug.manifest.ngram_cache is None:
             return soft, None

@@ -24,12 +24,14 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from export.evaluation.persona_methods import NoteVectors, attend
 from export.models.base_llm import LEAST_ROWS, FrozenLLM
 from export.models.batching import alike
 from export.models.kept import KeptHead
+from export.models.note_vectors import NoteVectors
 from export.training.sampler import Batch
 from export.training.turns import MIDDLE, OPENING, Prefixes, stacked
+from ppedge.attention.bias import with_plug
+from ppedge.attention.pooling import pool
 from ppedge.plug.conditioning import mean_query
 from ppedge.plug.plug import Plug
 from ppedge.turns.ask import ask_for
@@ -123,11 +125,20 @@ class Distillation:
 
     def _said(self, batch: Batch, i: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """What the plug says behind the prompt, and what kept soft tokens are made of."""
-        rows = self._vectors.rows(batch.histories[i])
         query = self._query(batch.questions[i].input)
         asks = mean_query([self._query(ask_for(note)) for note in batch.turns[i]])
-        soft = self.plug.project(attend(self.plug, query, rows).value).vectors
-        return soft, attend(self.plug, asks, rows).value
+        rows, manifest = self._vectors.rows(batch.histories[i]), self.plug.manifest
+        bias = with_plug(
+            None,
+            len(rows.keys) - 1,
+            recency=manifest.recency,
+            null_competes=manifest.null_note_competes,
+        )
+        own, kept = (
+            pool(each, rows.keys, rows.values, scale=manifest.attention_scale, bias=bias).value
+            for each in (query, asks)
+        )
+        return self.plug.project(own).vectors, kept
 
     def _cut(self, text: str, n_tokens: int) -> list[int]:
         return list(self.llm.tokens(text, special=False)[:n_tokens])

@@ -20,7 +20,8 @@ from export.evaluation.methods import (
     check_plug,
     parse_method,
 )
-from export.evaluation.persona_methods import NoteVectors, Rows, attend, project, shuffled
+from export.evaluation.persona_methods import attend, project, shuffled
+from export.models.note_vectors import NoteVectors, Rows
 from ppedge.blend import PARTS, Blend
 from ppedge.defaults import find_model, find_plug
 from ppedge.llm.llm import LLM
@@ -207,7 +208,7 @@ def test_top4_pools_the_four_best_notes_and_no_other(bench, default):
     scores = rows.keys.astype(np.float64) @ plug.encode_prompt(PROMPT)
     best = np.sort(1 + np.argsort(-scores[1:])[:4])
     few = Rows(rows.keys[[0, *best]], rows.values[[0, *best]])
-    wanted = project(plug, attend(plug, plug.encode_prompt(PROMPT), few)).vectors
+    wanted = project(plug, attend(plug, PROMPT, few)).vectors
     np.testing.assert_allclose(soft_of(bench, "persona-top4"), wanted, atol=1e-5)
     assert not np.allclose(wanted, soft_of(bench, "persona"), atol=1e-4)
 

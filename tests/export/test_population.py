@@ -7,7 +7,8 @@ import pytest
 
 from export.data.lamp import read_questions
 from export.evaluation.instruction import read_instruction
-from export.evaluation.persona_methods import NoteVectors, attend, project
+from export.evaluation.persona_methods import attend, project
+from export.models.note_vectors import NoteVectors
 from export.population import main, population
 from ppedge.llm.segments import Soft
 from ppedge.plug.plug import Plug
@@ -44,7 +45,7 @@ def test_a_crowd_of_one_is_that_person_s_note(plug, questions):
     [one] = {q.user: q for q in questions if q.user == questions[0].user}.values()
     one = dataclasses.replace(one, history=one.history[:1])
     rows = NoteVectors(plug).rows(one.history)
-    wanted = project(plug, attend(plug, plug.encode_prompt(one.input), rows))
+    wanted = project(plug, attend(plug, one.input, rows))
     same(population(plug, [one], notes=64, prompts=16, seed=0), wanted)
 
 
@@ -65,7 +66,7 @@ def test_what_a_crowd_says_is_averaged_over_prompts(plug, questions):
         for prompt in ("Say why the cache failed.", "Write about rain")
     ]
     rows = NoteVectors(plug).rows(note * 2)
-    said = [project(plug, attend(plug, plug.encode_prompt(each.input), rows)) for each in people]
+    said = [project(plug, attend(plug, each.input, rows)) for each in people]
     found = population(plug, people, notes=2, prompts=2, seed=0)
     for part in ("vectors", "control"):
         one, other = (getattr(each, part) for each in said)
