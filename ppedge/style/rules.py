@@ -37,7 +37,7 @@ _WORN: Final = 3
 _TELLING: Final = 5
 _OPENERS: Final = 2  # sentences that the same two words may open
 _DRAWN_OUT: Final = 4  # times that a letter or mark may come in a row, "sooo"
-_SAME: Final = re.compile(r"(\S)\1*", re.IGNORECASE)
+_SAME: Final = re.compile(r"(\S)\1+", re.IGNORECASE)
 _WORD: Final = re.compile(r"[^\W_]+")
 _BARE_MARKS: Final = 2  # pieces between spaces, in a row, that may have no letter or digit
 _NUMBERS: Final = re.compile(r"(?:(?:^|\s)\W*\d\S*){2}\s+\W*$")
@@ -127,7 +127,7 @@ class NoLoops:
     def only_marks(self, text: str) -> bool:
         """Whether this text ends with so many marks without a word that one has to come."""
         pieces = text.split()
-        return len(pieces) >= self._bare and not any(map(words_of, pieces[-self._bare :]))
+        return len(pieces) >= self._bare and not any(map(_WORD.search, pieces[-self._bare :]))
 
     def draws_out(self, text: str, piece: str) -> bool:
         """Whether a piece behind this text would say one letter or mark too often in a row."""
@@ -157,16 +157,14 @@ class NoLoops:
 
 def longest_run(text: str) -> int:
     """How often a letter or mark comes in a row, at most."""
-    return max((len(found[0]) for found in _SAME.finditer(text)), default=0)
+    alone = int(bool(text.strip()))
+    return max((len(found[0]) for found in _SAME.finditer(text)), default=alone)
 
 
 def _bare_marks(text: str) -> int:
     """How many pieces between spaces have no letter or digit, at most in a row."""
-    runs = [
-        len(list(group))
-        for has, group in groupby(text.split(), lambda p: bool(words_of(p)))
-        if not has
-    ]
+    words = map(_WORD.search, text.split())
+    runs = [len(list(group)) for has, group in groupby(words, bool) if not has]
     return max(runs, default=0)
 
 

@@ -35,9 +35,9 @@ def measure(n_notes: int, rounds: int) -> dict[str, Any]:
         write_history(history, made_notes(n_notes))
         given_store(history, folder / "home")
         ask = ["personalize", PROMPT, f"--history={history}", f"--max-tokens={MAX_TOKENS}"]
-        ours = (*PPEDGE, *ask, "--seed=1", "--json")
+        ours = (*PPEDGE, *ask, "--seed=1")
         errors = folder / "stderr"
-        tokens = json.loads(timed(ours, env, errors).out)["tokens"]["new"]
+        tokens = json.loads(timed((*ours, "--json"), env, errors).out)["tokens"]["new"]
         plain = (sys.executable, "-m", "tests.bench.plain_llama")
         plain = (*plain, str(find_model()), PROMPT, str(tokens))
         timed(plain, env, errors)
