@@ -206,7 +206,7 @@ class LLM(LoadedModel):
             except Aborted:
                 return None
 
-    def restore(self, segments: Sequence[Segment], state: bytes) -> bool:
+    def restore(self, segments: Sequence[Segment], state: bytes | memoryview) -> bool:
         """Hold the beginning of a prompt without reading it.
 
         Args:

@@ -175,7 +175,7 @@ class PrefixCache:
         self._prefix = list(prompt.decoder)
         return bytes(self._context.state())
 
-    def restore(self, prompt: Prompt, state: bytes) -> bool:
+    def restore(self, prompt: Prompt, state: bytes | memoryview) -> bool:
         """Hold ``prompt`` by what `state` returned of it; False where llama.cpp refuses that.
 
         The bytes must be those that it returned for the same prompt, model and llama.cpp.

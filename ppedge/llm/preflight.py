@@ -73,7 +73,9 @@ def _ensure_vocabulary(gguf: Gguf) -> None:
         if values is not None and (not isinstance(values, list) or len(values) != len(tokens)):
             raise _damaged(gguf, f"{key} does not have one value for each of {len(tokens)} tokens")
     # llama.cpp reads C strings, and renames the empty ones so that they differ.
-    words = [token.split(b"\0", 1)[0] for token in tokens]
+    words = tokens
+    if b"\0" in b"".join(tokens):
+        words = [token.split(b"\0", 1)[0] for token in tokens]
     known = set(words)
     if len(known) - (b"" in known) != len(words) - words.count(b""):
         raise _damaged(gguf, "two tokens have the same text")

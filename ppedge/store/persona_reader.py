@@ -218,7 +218,7 @@ class PersonaReader(Closable):
                 frozenset(i for i, row in enumerate(chosen) if marks.get(row) == PIN),
             )
 
-    def kept_prefix(self, key: str) -> bytes | None:
+    def kept_prefix(self, key: str) -> memoryview | None:
         """A model's state that `keep_prefix` kept under this key; None where there is none."""
         with self._reading():
             files = PrefixFiles(self.path, self._table.state().file_version)

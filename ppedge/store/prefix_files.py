@@ -23,6 +23,7 @@ KEPT: Final = 3
 """Files of one store, those used last; each model, form of turns, and scope has its own."""
 
 _MAGIC: Final = b"ppedge prefix 1 "
+_HEAD_BYTES: Final = len(_MAGIC) + 64 + 1 + 64 + 1
 _NAME: Final = re.compile(r"prefix\.(\d+)\.[0-9a-f]{16}(?:\.part)?")
 
 
@@ -39,8 +40,8 @@ class PrefixFiles:
         """Generations of which a file is in ``folder``."""
         return file_versions(folder, _NAME)
 
-    def read(self, key: str, *, used: bool = False) -> bytes | None:
-        """The state kept under a key; None where there is none that is whole.
+    def read(self, key: str, *, used: bool = False) -> memoryview | None:
+        """The state kept under a key, not copied; None where there is none that is whole.
 
         Args:
             key: 64 hex digits.
@@ -51,8 +52,10 @@ class PrefixFiles:
             data = path.read_bytes()
         except OSError:
             return None
-        head, _, state = data.partition(b"\n")
-        whole = head == _head(key, state)
+        # Megabytes: a slice of bytes would be a copy.
+        end = data.find(b"\n", 0, _HEAD_BYTES)
+        state = memoryview(data)[end + 1 :]
+        whole = end > 0 and data[:end] == _head(key, state)
         if whole and used:
             with suppress(OSError):
                 os.utime(path)
@@ -85,5 +88,5 @@ class PrefixFiles:
         return self._folder / f"prefix.{self._file_version}.{key[:16]}"
 
 
-def _head(key: str, state: bytes) -> bytes:
+def _head(key: str, state: bytes | memoryview) -> bytes:
     return _MAGIC + f"{key} {hashlib.sha256(state).hexdigest()}".encode()

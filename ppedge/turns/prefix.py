@@ -23,6 +23,7 @@ CONTEXT_SHARE: Final = 3
 """Turns take at most one of so many parts of the context."""
 
 _FORMAT: Final = 4
+_MAX_HEAD_BYTES: Final = 1 << 20  # 32 turns take a fiftieth of it
 
 
 def make_turns(
@@ -117,14 +118,14 @@ class Packed:
 
     turns: list[Turn]
     soft: Soft | None
-    state: bytes
+    state: bytes | memoryview
 
     def pack(self) -> bytes:
         """The bytes that are kept."""
         turns = [[turn.ask, turn.answer] for turn in self.turns]
         rows = self.soft.vectors if self.soft else np.zeros((0, 0))
         head = json.dumps({"turns": turns, "soft": rows.shape}).encode()
-        return head + b"\n" + rows.astype("<f4").tobytes() + self.state
+        return b"".join([head, b"\n", rows.astype("<f4").tobytes(), self.state])
 
     def says(self, turns: Sequence[Turn], soft: Soft | None) -> bool:
         """Whether it is of these turns, and of these soft tokens behind them."""
@@ -132,13 +133,14 @@ class Packed:
         return list(turns) == self.turns and mine == theirs
 
     @classmethod
-    def unpack(cls, data: bytes) -> Packed:
-        """What was packed; checksums have been compared by now.
+    def unpack(cls, data: bytes | memoryview) -> Packed:
+        """What was packed, the state not copied; checksums have been compared by now.
 
         Raises:
             ModelError: it is something else.
         """
-        line, _, rest = data.partition(b"\n")
+        line, _, _ = bytes(data[:_MAX_HEAD_BYTES]).partition(b"\n")
+        rest = memoryview(data)[len(line) + 1 :]
         try:
             head = json.loads(line)
             turns = [Turn(ask, answer) for ask, answer in head["turns"]]

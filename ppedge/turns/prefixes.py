@@ -66,7 +66,7 @@ class Prefixes:
             llm.set_opening(opening)
         # By the store's folder too: two people's notes may well be of the same version.
         self._made: OrderedDict[tuple[Path, str], Prefix] = OrderedDict()
-        self._state: tuple[Prefix, bytes] | None = None
+        self._state: tuple[Prefix, bytes | memoryview] | None = None
         self._mutex = threading.Lock()
 
     def make(
@@ -153,7 +153,7 @@ class Prefixes:
             state = kept.state
         return self._llm.restore(prefix.segments, state)
 
-    def _taken(self, prefix: Prefix) -> bytes | None:
+    def _taken(self, prefix: Prefix) -> bytes | memoryview | None:
         """The state that came with a prefix, once: it is large, and on disk too."""
         with self._mutex:
             if self._state is None or self._state[0] is not prefix:

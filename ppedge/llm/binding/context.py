@@ -280,7 +280,7 @@ class Context:
         del state[got:]
         return state
 
-    def restore(self, state: bytes | bytearray) -> int:
+    def restore(self, state: bytes | bytearray | memoryview) -> int:
         """Hold in sequence 0 what `state` returned, and nothing else.
 
         The bytes must be whole: llama.cpp trusts what it is given.
