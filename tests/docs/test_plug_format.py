@@ -64,7 +64,8 @@ def test_every_field_that_a_manifest_can_have_is_described() -> None:
 
 
 def parts(manifest: Manifest) -> Iterator[tuple[str, object]]:
-    for part in (manifest, manifest.encoder, manifest.projector, manifest.golden, manifest.llm):
+    specs = (manifest.encoder, manifest.projector, manifest.kept, manifest.golden)
+    for part in (manifest, *specs, manifest.llm):
         for name in getattr(part, "__dataclass_fields__", {}):
             yield name, getattr(part, name)
 

@@ -28,6 +28,7 @@ from ppedge.plug.manifest import (
     EncoderSpec,
     FileEntry,
     GoldenSpec,
+    KeptSpec,
     Manifest,
     ProjectorSpec,
     manifest_json,
@@ -52,12 +53,13 @@ PLAIN = Manifest(
 # The same with every optional field.
 GOOD = replace(
     PLAIN,
-    files=PLAIN.files | {name: FileEntry(7, "cd" * 32) for name in ("g.f32", "q.onnx")},
+    files=PLAIN.files | {name: FileEntry(7, "cd" * 32) for name in ("g.f32", "k.onnx", "q.onnx")},
     encoder=replace(PLAIN.encoder, query_file="q.onnx", value_fields=("both",)),
     projector=replace(PLAIN.projector, n_instruction=2),
     null_note_competes=False,
     recency=0.5,
     golden=GoldenSpec("g.f32", ("Fix a leak", "")),
+    kept=KeptSpec("k.onnx", 4),
     ngram_cache=NgramCacheConfig(256, (Gate(-2.5, 0.5, -1.0, 0.7), Gate(-2.0, 1.0, 0.0, -0.1))),
 )
 RAW: dict[str, Any] = json.loads(manifest_json(GOOD))
@@ -70,6 +72,7 @@ FILE_FIELDS = [
     ("projector", "file"),
     ("null_note",),
     ("golden", "file"),
+    ("kept", "file"),
 ]
 OPTIONAL = [
     ("encoder", "query_file"),
@@ -78,6 +81,7 @@ OPTIONAL = [
     ("recency",),
     ("golden",),
     ("literal",),
+    ("kept",),
 ]
 GATE = {"bias": -2.0, "total": 0, "kinds": 1.5, "entropy": 0.25}
 WRONG_VALUES: dict[Path, list[Any]] = {
@@ -115,6 +119,8 @@ WRONG_VALUES: dict[Path, list[Any]] = {
         [""] * (MAX_GOLDEN_TEXTS + 1),
         ["x" * (MAX_GOLDEN_CHARS + 1)],
     ],
+    ("kept",): [None, [], "k.onnx"],
+    ("kept", "n_soft"): [0, 1025, 3.0, "3", None],
     ("literal",): [None, [], 256],
     ("literal", "max_notes"): [0, -1, MAX_NGRAM_NOTES + 1, 10**30, 2.0, "2", True, None],
     ("literal", "gates"): [None, {}, [], [None], [[0, 0, 0, 0]], [GATE] * (MAX_GATES + 1)],
@@ -198,7 +204,7 @@ def test_a_manifest_without_the_optional_fields_means_what_it_always_did() -> No
     assert read == PLAIN
     assert (read.encoder.query_file, read.projector.n_instruction) == (None, 0)
     assert (read.null_note_competes, read.recency) == (True, 0.0)
-    assert (read.golden, read.ngram_cache) == (None, None)
+    assert (read.golden, read.ngram_cache, read.kept) == (None, None, None)
 
 
 def test_optional_fields_that_say_the_default_are_left_out_when_written() -> None:

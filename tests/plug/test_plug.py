@@ -528,6 +528,28 @@ def test_one_changed_golden_number_shows_where_it_is(folder: Path, at: int) -> N
     assert [*found.values()][at] == pytest.approx(0.25 / np.abs(rows).max(), rel=1e-4)
 
 
+def test_kept_soft_tokens_are_among_the_golden_vectors(tmp_path: Path, model: Path) -> None:
+    folder = tiny_plug.write(tmp_path / "plug", model, n_kept=2)
+    found = Plug(tiny_plug.add_golden(folder, GOLDEN_TEXTS)).golden_differences()
+    assert found == dict.fromkeys(("key", "value", "query", "soft tokens", "kept soft tokens"), 0)
+    rng = np.random.default_rng(3)
+    tiny_plug.swap(
+        folder, tiny_plug.KEPT, tiny_plug.projector_graph(rng, tiny_gguf.N_EMBD, n_soft=2)
+    )
+    changed = Plug(folder).golden_differences()
+    assert changed is not None
+    assert [name for name, difference in changed.items() if difference] == ["kept soft tokens"]
+
+
+def test_a_graph_of_kept_soft_tokens_gives_as_many_as_the_manifest_says(
+    tmp_path: Path, model: Path
+) -> None:
+    folder = tiny_plug.write(tmp_path / "plug", model, n_kept=2)
+    tiny_plug.edit(folder, lambda raw: raw["kept"].update(n_soft=3))
+    with pytest.raises(PlugError, match="output soft is"):
+        Plug(folder).project_kept(np.zeros(D_VALUE, np.float32))
+
+
 def test_a_plug_without_golden_vectors_has_none_to_compare(folder: Path) -> None:
     assert Plug(folder).golden_differences() is None
 
