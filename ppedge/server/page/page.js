@@ -201,7 +201,7 @@ function whyLine(found) {
     : "No note stood before the prompt.");
   if (found.null_weight === null) parts.push("Without a plug they have no weights.");
   else {
-    parts.push("The weights are the plug's attention from this prompt.");
+    parts.push("The weights are the plug's attention over all notes.");
     if (found.bears.attention) parts.push("The heaviest count also where they are no turns.");
   }
   if (found.manner_notes) parts.push(`How all are written counts too (${found.manner_notes} looked at).`);
