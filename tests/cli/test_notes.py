@@ -23,7 +23,7 @@ LINES = [
 class SmallPlug:
     """Stands where the plug's ONNX encoder does: 4-wide keys, 6-wide values, by a hash."""
 
-    def __init__(self, path, n_threads=None):
+    def __init__(self, path, n_threads=None, late=False):
         self.name = Path(path).name
         null = np.zeros(6, np.float16)
         self.space = Space(4, 6, "e" * 64, self.name[0] * 64, null[:4], null)
