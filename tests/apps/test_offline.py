@@ -124,8 +124,8 @@ def test_no_command_and_no_call_tries_to_reach_another_machine(
     assert ppedge.good("personalize", "--best-of", "2", *few, "hello")
     assert ppedge.good("doctor")
     assert json.loads(ppedge.good("notes", "stats", "--json"))["notes"] == 1
-    text, turns = ppedge.python(API, tmp_path / "persona", history).splitlines()
-    assert text
+    *text, turns = ppedge.python(API, tmp_path / "persona", history).splitlines()
+    assert any(text)
     assert int(turns) > 4
     assert not ppedge.tried.exists(), ppedge.tried.read_text()
 
