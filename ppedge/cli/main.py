@@ -131,12 +131,14 @@ def plug_show(path: str | None, as_json: bool) -> None:
         return
     size = sum(entry.bytes for entry in manifest.files.values())
     encoder, llm, n_control = manifest.encoder, manifest.llm, manifest.projector.n_control
+    kept = manifest.kept
     lines = {
         "name": manifest.name,
         "path": str(plug.path),
         "licence": manifest.licence,
         "model": f"{manifest.llm_name} ({llm.architecture}, {llm.n_embd} wide)",
         "soft tokens": str(manifest.projector.n_soft),
+        **({"kept": f"{kept.n_soft} soft tokens, with a person's turns"} if kept else {}),
         **({"control": f"a vector for {n_control} layers"} if n_control else {}),
         "key, value": f"{encoder.d_key}, {encoder.d_value} wide",
         "scale": f"{manifest.attention_scale:g}",

@@ -833,6 +833,13 @@ def test_plug_show_describes_a_plug(ppedge: Command, plug: Path) -> None:
         assert part in shown
 
 
+def test_plug_show_tells_of_kept_soft_tokens(ppedge: Command, plug: Path, tmp_path: Path) -> None:
+    model = Path(ppedge.env["PPEDGE_MODEL"])
+    keeping = tiny_plug.write(tmp_path / "keeping", model, n_kept=2)
+    assert "2 soft tokens, with a person's turns" in ppedge.good("plug", "show", keeping)
+    assert "kept" not in ppedge.good("plug", "show", plug)
+
+
 def test_plug_show_looks_at_the_plug_in_use(ppedge: Command, plug: Path) -> None:
     assert ppedge.good("plug", "show") == ppedge.good("plug", "show", plug)
 
