@@ -33,7 +33,7 @@ from export.onnx import write_graph
 from export.package.golden_vectors import file_entry, write_manifest
 from export.synthetic.corpus import read_corpus
 from export.synthetic.dataset import SyntheticPersonas
-from export.tools.commands import check_seed, number, one_line_errors, positive
+from export.tools.commands import check_output, check_seed, number, one_line_errors, positive
 from export.training.distil import Distillation, Losses, start_rows
 from export.training.distributed import Distributed
 from export.training.options import parse_shares
@@ -230,8 +230,8 @@ def write_plug(folder: Path, head: KeptHead, out: Path, about: dict[str, Any]) -
     shutil.rmtree(beside, ignore_errors=True)
     shutil.copytree(folder, beside)
     head = head.cpu().eval()
-    graph = PooledGraph(head).eval()
-    write_graph(graph, (torch.zeros(before.encoder.d_value),), beside / FILE, ["pooled"], ["soft"])
+    pooled = torch.zeros(before.encoder.d_value)
+    write_graph(head, (pooled,), beside / FILE, ["pooled"], ["soft"])
     manifest = replace(
         before,
         kept=KeptSpec(FILE, head.shape[0]),
@@ -244,25 +244,13 @@ def write_plug(folder: Path, head: KeptHead, out: Path, about: dict[str, Any]) -
     beside.rename(out)
 
 
-class PooledGraph(torch.nn.Module):
-    """pooled [d_value] -> kept soft tokens [n, n_embd]."""
-
-    def __init__(self, head: KeptHead) -> None:
-        super().__init__()
-        self.head = head
-
-    def forward(self, pooled: torch.Tensor) -> torch.Tensor:
-        """See the class."""
-        found: torch.Tensor = self.head(pooled[None])[0]
-        return found
-
-
 @torch.inference_mode()
 def with_golden(folder: Path, plug: Plug, manifest: Manifest, head: KeptHead) -> Manifest:
     """The manifest, and beside its golden vectors those of the new graph, computed in torch."""
     if manifest.golden is None:
         return manifest
-    golden, names = plug.golden_vectors(), list(shapes(plug.manifest))
+    golden = plug.golden_vectors()
+    names = shapes(replace(plug.manifest, kept=None))  # Those that it has are replaced.
     assert golden is not None  # The manifest says that there are some.
     kept = head(torch.from_numpy(golden["value"])).numpy()
     texts = zip(*(golden[name] for name in names), kept, strict=True)
@@ -302,6 +290,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     add("--seed", type=int, default=0)
     args = parser.parse_args(words)
     check_seed(parser, args.seed)
+    check_output(parser, args.out)
     return args
 
 
@@ -310,6 +299,8 @@ def main(words: Sequence[str] | None = None) -> None:
     args = parse(words)
     with one_line_errors("export.kept", stopped="the same command goes on"):
         args.llm = args.llm or find_model()
+        if args.plug.is_file():
+            raise ValueError(f"{args.plug}: a packed plug cannot be copied; unpack it first")
         if args.new.exists():
             raise ValueError(f"{args.new} exists already; name another folder, or remove it first")
         run = open_run(args)

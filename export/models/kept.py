@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 
 class KeptHead(nn.Module):
-    """Pooled values [B, V] -> kept soft tokens [B, n, E]."""
+    """Pooled values [..., V] -> kept soft tokens [..., n, E]."""
 
     def __init__(self, d_value: int, start: Tensor, rank: int) -> None:
         """Begin with the same for everybody.

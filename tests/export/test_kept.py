@@ -110,6 +110,28 @@ def test_a_folder_that_exists_is_refused_before_anything_is_done(run, tmp_path):
     assert not (tmp_path / "kept.pt").exists()
 
 
+def test_a_plug_that_has_some_is_given_others(run, plug, tmp_path):
+    first, _ = run()
+    shutil.rmtree(plug)
+    shutil.move(first, plug)
+    (tmp_path / "kept.pt").unlink()
+    again, _ = run("--rows", 3)
+    assert Plug(again).manifest.kept.n_soft == 3
+    assert max(Plug(again).golden_differences().values()) < 1e-4
+
+
+def test_what_would_fail_at_the_end_is_refused_at_once(run, plug, tmp_path, capsys):
+    with pytest.raises(SystemExit) as refused:
+        run("--out", tmp_path / "nowhere" / "kept.pt")
+    assert refused.value.code == 2
+    assert "there is no folder" in capsys.readouterr().err
+    packed = shutil.make_archive(str(tmp_path / "packed"), "zip", plug)
+    shutil.rmtree(plug)
+    shutil.move(packed, plug)
+    with pytest.raises(SystemExit, match="a packed plug cannot be copied; unpack it first"):
+        run()
+
+
 def test_a_plug_without_kept_soft_tokens_says_so(plug):
     with pytest.raises(PlugError, match="has no kept soft tokens"):
         Plug(plug).project_kept(np.zeros(tiny_plug.D_VALUE, np.float32))
