@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +219,27 @@ def test_stopping_keeps_what_is_there_and_frees_the_model(
     assert "onagi onagi" in answer.inner_text()
     body = {"model": "ppedge", "prompt": "x", "max_tokens": 2, "temperature": 0}
     gardener.said("/v1/completions", body)
+
+
+def test_an_answer_is_shown_once_a_frame_however_fast_it_comes(
+    opened: Any, gardener: Running
+) -> None:
+    page, _ = opened(gardener)
+    page.evaluate("""() => {
+      window.shown = [];
+      const seen = new MutationObserver(() => window.shown.push(performance.now()));
+      seen.observe(document.getElementById("log"), { characterData: true, subtree: true });
+    }""")
+    page.get_by_role("slider").press("Home")
+    page.get_by_label("Prompt").fill("go on")
+    page.get_by_role("button", name="Send").click()
+    expect(page.locator("#log li.assistant .text")).to_contain_text("onagi onagi")
+    while page.evaluate("window.shown.length") < 20:
+        page.wait_for_timeout(30)
+    page.get_by_role("button", name="Stop").click()
+    expect(page.get_by_role("button", name="Send")).to_be_enabled()
+    shown = page.evaluate("window.shown")[1:-1]  # The prompt is shown at once, and the rest is.
+    assert min(after - before for before, after in pairwise(shown)) > 20  # ms
 
 
 def test_shift_enter_makes_a_line_and_blank_prompts_are_not_sent(

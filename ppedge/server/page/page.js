@@ -3,6 +3,7 @@
 const at = (id) => document.getElementById(id);
 const KEY = "ppedge token";
 const PAGE = 20;
+const FRAME = 30;  // milliseconds
 
 const talk = { messages: [], model: "", stop: null };
 const search = { text: "", offset: 0 };
@@ -88,15 +89,26 @@ function element(name, className, text) {
 function addTurn(role) {
   const turn = element("li", role);
   turn.append(element("span", "who", role === "user" ? "You" : at("persona").selectedOptions[0].text));
-  const text = turn.appendChild(element("span", "text", ""));
+  const text = document.createTextNode("");
+  turn.appendChild(element("span", "text")).append(text);
   const log = at("log");
   log.append(turn);
-  const write = (more) => {
+  let waiting = "";
+  let timer = null;
+  const show = () => {
+    clearTimeout(timer);
+    timer = null;
     const follows = log.scrollHeight - log.scrollTop - log.clientHeight < 80;
-    text.textContent += more;
+    text.appendData(waiting);
+    waiting = "";
     if (follows) log.scrollTop = log.scrollHeight;
   };
-  return { turn, write };
+  // The page is laid out anew for what is shown: once a frame, however fast the pieces come.
+  const write = (more) => {
+    waiting += more;
+    timer ??= setTimeout(show, FRAME);
+  };
+  return { turn, write, show };
 }
 
 function newConversation() {
@@ -117,7 +129,8 @@ async function send() {
   at("prompt").value = "";
   const asked = addTurn("user");
   asked.write(prompt);
-  const { turn, write } = addTurn("assistant");
+  asked.show();
+  const { turn, write, show } = addTurn("assistant");
   talk.stop = new AbortController();
   at("prompt").focus();  // A button that is disabled would lose it.
   at("send").disabled = true;
@@ -136,6 +149,7 @@ async function send() {
     if (error.name === "AbortError") say("Stopped");
     else trouble(error);
   } finally {
+    show();
     talk.stop = null;
     at("send").disabled = false;
     at("stop").disabled = true;
