@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ppedge.errors import StoreError
 from ppedge.notes.reader import Note
 from ppedge.notes.tags import check_source, check_tags
-from ppedge.notes.text import check_text
+from ppedge.notes.text import check_text, is_blank
 from ppedge.store.rows import Layout, RowFiles, pack_row
 from ppedge.store.sql_read import handle
 from ppedge.store.sql_write import NotesTable
@@ -52,8 +52,9 @@ def _checked(note: Note) -> Note:
     if not isinstance(note.tags, tuple):
         refuse("has tags that are not a tuple", 'give tags as ("one", "two")')
     check_tags(note.tags, refuse)
-    if not note.output.strip():
-        refuse("has an empty output", "leave it out")
+    if is_blank(note.output):  # As the reader has it: what was exported can be read again.
+        seen = note.output.strip()
+        refuse("has nothing that can be seen" if seen else "has an empty output", "leave it out")
     if note.time is not None and not math.isfinite(note.time):
         refuse(f"has the time {note.time}", "give Unix seconds or None")
     return note

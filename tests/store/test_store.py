@@ -425,6 +425,7 @@ def test_stats_count_notes_marks_bytes_and_times(persona, encode, folder):
     ("bad", "message"),
     [
         (Note(""), "empty output"),
+        (Note("\u0301"), "nothing that can be seen"),
         (Note(" \n"), "empty output"),
         (Note("nul \0 in it"), "NUL"),
         (Note("half \ud800"), "surrogate"),
