@@ -14,8 +14,9 @@ from ppedge.llm.binding.ggml import Cancel
 from ppedge.llm.candidates import Candidate, Candidates
 from ppedge.llm.generation import Finish
 from ppedge.plug.conditioning import Conditioning
+from ppedge.style.reranking import Judgement, best
 
-Choose = Callable[[Sequence[Candidate]], int]
+Judge = Callable[[Sequence[Candidate]], list[Judgement]]
 
 
 class Writing(Protocol):
@@ -45,15 +46,17 @@ class BestOf:
 
     Attributes:
         candidates: all of them, once they are written.
+        judgements: of each.
         chosen: index of the one that is given; None before.
         text, prompt_tokens, finish, seed, seconds_prefill, seconds_decode: as of `Generation`.
         new_tokens: of all answers together.
     """
 
-    def __init__(self, candidates: Candidates, choose: Choose) -> None:
+    def __init__(self, candidates: Candidates, judge: Judge) -> None:
         """Get ready; nothing is decoded before it is iterated over."""
-        self._written, self._choose = candidates, choose
+        self._written, self._judge = candidates, judge
         self.candidates: list[Candidate] = []
+        self.judgements: list[Judgement] = []
         self.chosen: int | None = None
         self.text = ""
         self.prompt_tokens = candidates.prompt_tokens
@@ -81,9 +84,10 @@ class BestOf:
         self.seconds_prefill = self._written.seconds_prefill
         self.seconds_decode = self._written.seconds_decode
         self.new_tokens = sum(len(each.tokens) for each in self.candidates)
-        self.chosen = self._choose(self.candidates)
-        best = self.candidates[self.chosen]
-        self.text, self.finish = best.text, best.finish
+        self.judgements = self._judge(self.candidates)
+        self.chosen = best(self.judgements)
+        given = self.candidates[self.chosen]
+        self.text, self.finish = given.text, given.finish
         if self.text:
             yield self.text
 

@@ -32,7 +32,7 @@ from ppedge.prompting import Prompting
 from ppedge.store.opening import is_made
 from ppedge.store.persona import Persona, Sample
 from ppedge.style.manner import Manner, Manners, Voices
-from ppedge.style.reranking import choose, relevance_by
+from ppedge.style.reranking import Judgement, judge, relevance_by
 from ppedge.turns.form import Turn
 from ppedge.turns.prefixes import Notify
 
@@ -268,7 +268,7 @@ class Personalizer(Closable):
             written = self.llm.candidates(
                 segments, sampling, count=best_of, processor=processor, prefix=before or None
             )
-            writing = BestOf(written, partial(self._choose, prompt, manner))
+            writing = BestOf(written, partial(self._judge, prompt, manner))
 
         def conditioning() -> Conditioning:
             return replace(said.condition(), turns=len(turns))
@@ -339,8 +339,11 @@ class Personalizer(Closable):
         """How the persona's owner writes; None of somebody without notes."""
         return self._manners.of(persona, blend.style)
 
-    def _choose(self, prompt: str, manner: Manner, candidates: Sequence[Candidate]) -> int:
-        return choose(candidates, manner.style, manner.copying, relevance_by(self.plug, prompt))
+    def _judge(
+        self, prompt: str, manner: Manner, candidates: Sequence[Candidate]
+    ) -> list[Judgement]:
+        relevance = relevance_by(self.plug, prompt)
+        return [judge(each, manner.style, manner.copying, relevance) for each in candidates]
 
     def _stopping(self, sampling: Sampling) -> Sampling:
         """``sampling``, with what ends an answer of a model that was never taught to chat."""

@@ -303,6 +303,8 @@ def test_the_best_of_several_comes_in_one_piece(
     assert len(pieces) == 1
     assert answer.generation.text == pieces[0]
     assert answer.generation.candidates[answer.generation.chosen].text == pieces[0]
+    scores = [judgement.score for judgement in answer.generation.judgements]
+    assert scores.index(max(scores)) == answer.generation.chosen
     assert answer.generation.new_tokens >= len(answer.generation.candidates)
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -37,19 +38,48 @@ Relevance = Callable[[str], float]
 """How much an answer has to do with the prompt, -1 to 1."""
 
 
-def choose(
-    candidates: Sequence[Candidate], style: StyleModel, copying: NoCopying, relevance: Relevance
-) -> int:
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What is to be said of one answer; see the formula above.
+
+    Attributes:
+        style: r, nats a token.
+        relevance: cos.
+        logprob: of the model alone, a token.
+        faults: how many it has.
+        is_cut: whether it did not end by itself.
+    """
+
+    style: float
+    relevance: float
+    logprob: float
+    faults: int
+    is_cut: bool
+
+    @property
+    def score(self) -> float:
+        """The higher the better."""
+        worth = STYLE * self.style + RELEVANCE * self.relevance + LIKELIHOOD * self.logprob
+        return worth - CUT * self.is_cut - FAULT * self.faults
+
+
+def judge(
+    candidate: Candidate, style: StyleModel, copying: NoCopying, relevance: Relevance
+) -> Judgement:
+    """Judge one of several answers."""
+    tokens = [*candidate.tokens, *([] if candidate.end is None else [candidate.end])]
+    return Judgement(
+        style=style.score(tokens),
+        relevance=relevance(candidate.text),
+        logprob=candidate.mean_logprob,
+        faults=count_faults(candidate.text, copying),
+        is_cut=candidate.finish == "length",
+    )
+
+
+def best(judgements: Sequence[Judgement]) -> int:
     """Return the index of the best answer; of equals, the first."""
-
-    def score(candidate: Candidate) -> float:
-        tokens = [*candidate.tokens, *([] if candidate.end is None else [candidate.end])]
-        total = STYLE * style.score(tokens)
-        total += RELEVANCE * relevance(candidate.text) + LIKELIHOOD * candidate.mean_logprob
-        total -= CUT * (candidate.finish == "length")
-        return total - FAULT * count_faults(candidate.text, copying)
-
-    scores = [score(candidate) for candidate in candidates]
+    scores = [judgement.score for judgement in judgements]
     return scores.index(max(scores))
 
 

@@ -17,7 +17,7 @@ from ppedge.llm.sampling import Sampling
 from ppedge.llm.scoring import log_softmax
 from ppedge.llm.segments import Text
 from ppedge.style.model import ShapeCounts, StyleModel
-from ppedge.style.reranking import choose, count_faults, has_loop, word_overlap
+from ppedge.style.reranking import best, count_faults, has_loop, judge, word_overlap
 from ppedge.style.rules import NoCopying
 from ppedge.style.shapes import Shapes
 from tests import tiny_gguf
@@ -148,30 +148,32 @@ def style() -> StyleModel:
     return StyleModel(shapes, [ids("so loud! and more!")] * 3, everybody, 1.0)
 
 
-def best(*candidates: Candidate, notes: tuple[str, ...] = (), relevance=lambda text: 0.0) -> str:
-    return candidates[choose(candidates, style(), NoCopying(notes), relevance)].text
+def given(*candidates: Candidate, notes: tuple[str, ...] = (), relevance=lambda text: 0.0) -> str:
+    manner, copying = style(), NoCopying(notes)
+    return candidates[best([judge(c, manner, copying, relevance) for c in candidates])].text
 
 
 def test_the_answer_like_the_person_wins() -> None:
-    assert best(candidate("this is quite plain."), candidate("this is quite loud!")).endswith("!")
+    assert given(candidate("this is quite plain."), candidate("this is quite loud!")).endswith("!")
 
 
 def test_of_equals_the_first_wins() -> None:
-    assert choose([candidate("one two three four")] * 3, style(), NoCopying([]), lambda _: 0) == 0
+    same = judge(candidate("one two three four"), style(), NoCopying([]), lambda _: 0)
+    assert best([same] * 3) == 0
 
 
 def test_the_answer_to_what_was_asked_wins() -> None:
     answers = candidate("the tea is in here!"), candidate("the dog is in here!")
-    assert "dog" in best(*answers, relevance=lambda text: 1.0 if "dog" in text else 0.0)
+    assert "dog" in given(*answers, relevance=lambda text: 1.0 if "dog" in text else 0.0)
 
 
 def test_the_likelier_answer_wins() -> None:
     answers = candidate("one two three four", logprob=-3), candidate("one two three fuor")
-    assert best(*answers).endswith("fuor")
+    assert given(*answers).endswith("fuor")
 
 
 def test_an_answer_that_ended_wins_over_one_that_was_cut() -> None:
-    assert best(candidate("one two three four", cut=True), candidate("one two three fuor")) != (
+    assert given(candidate("one two three four", cut=True), candidate("one two three fuor")) != (
         "one two three four"
     )
 
@@ -181,7 +183,7 @@ COPY = "we are all well here and hope you are"
 
 @pytest.mark.parametrize("faulty", ["too short!", "a b c! a b c! a b c!", f"so, {COPY}!"])
 def test_a_fault_costs_more_than_manner_can_gain(faulty: str) -> None:
-    assert best(candidate(faulty), candidate("this is quite plain."), notes=(COPY,)) != faulty
+    assert given(candidate(faulty), candidate("this is quite plain."), notes=(COPY,)) != faulty
     assert count_faults(faulty, NoCopying([COPY])) == 1
 
 
