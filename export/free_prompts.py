@@ -10,7 +10,9 @@ answer is right, so answers are measured (``free_measures.py``, ``free_scores.py
 
 - voice: is the right person the nearest of eight, by n-grams of characters? chance is 0.125;
 - voice2: the same by punctuation, case, lengths and function words, without any n-gram;
-- sense: cosine of prompt and answer by all-MiniLM-L6-v2;
+- sense: cosine of prompt and answer by all-MiniLM-L6-v2; who only says back what was asked has most
+  of all, so see it beside
+- echo: share of an answer's words in runs of three or more that the prompt has too;
 - nats: loss per token of the answer under the bare model;
 - words: how many there are;
 - copies, loops, short: shares that repeat eight words of a note, go in circles, or have no four

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer
@@ -30,6 +29,7 @@ from export.models.features import MAX_BYTES, MAX_TOKENS, open_tokenizer
 from export.models.plug import PersonaPlug, PlugConfig
 from export.models.text_encoder import TextEncoder, find_minilm
 from export.package.golden_vectors import TEXTS, file_entry, write_golden
+from export.package.graph_file import write_graph
 from export.tools.commands import one_line_errors
 from export.training import checkpoint
 from ppedge.errors import PpedgeError
@@ -40,7 +40,6 @@ from ppedge.plug.plug import Plug
 from ppedge.plug.template import Part
 
 TOLERANCE = 1e-4
-OPSET = 18
 ENCODER, QUERY_ENCODER, PROJECTOR = "encoder.onnx", "query.onnx", "projector.onnx"
 TOKENIZER, NULL_NOTE = "tokenizer.json", "null.f32"
 
@@ -158,58 +157,6 @@ def load_plug(path: Path) -> tuple[PersonaPlug, dict[str, Any]]:
         line = " ".join(str(error).split())[:300]
         raise ValueError(f"{path} cannot be exported: {line}") from None
     return plug.eval().requires_grad_(False), state
-
-
-def write_graph(
-    graph: nn.Module,
-    example: tuple[Tensor, ...],
-    path: Path,
-    takes: list[str],
-    gives: list[str],
-    lengths: dict[str, tuple[int, int | None]] | None = None,
-) -> None:
-    """Trace a graph and write it as ONNX.
-
-    Args:
-        graph: what to write.
-        example: one input for each name in ``takes``.
-        path: where to.
-        takes: names of the inputs.
-        gives: names of the outputs.
-        lengths: by input, the least and the greatest size of its second axis; None: it is fixed.
-    """
-    dynamic = {
-        name: {1: torch.export.Dim(f"n_{name}", min=low, max=high)}
-        for name, (low, high) in (lengths or {}).items()
-    }
-    torch.onnx.export(
-        graph,
-        example,
-        path,
-        input_names=takes,
-        output_names=gives,
-        dynamic_shapes=dynamic or None,
-        opset_version=OPSET,
-        dynamo=True,
-        external_data=False,
-        verbose=False,
-    )
-    strip(path)
-
-
-def strip(path: Path) -> None:
-    """Leave out what only a debugger reads: it holds the paths of the machine that exported."""
-    model = onnx.load(path)
-    del model.metadata_props[:]
-    for node in model.graph.node:
-        node.doc_string = ""
-        del node.metadata_props[:]
-    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
-        del value.metadata_props[:]
-    for tensor in model.graph.initializer:
-        tensor.doc_string = ""
-        del tensor.metadata_props[:]
-    onnx.save(model, path)
 
 
 def write_graphs(graphs: Graphs, folder: Path) -> None:

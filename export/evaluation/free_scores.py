@@ -28,13 +28,14 @@ from export.evaluation.free_measures import (
     words_of,
 )
 from export.evaluation.free_people import Person
+from export.tools.echo import echo
 from ppedge import Personalizer
 
 Record = dict[str, Any]
 Telling = Callable[[str], float]
 
 GIVEN = ("method", "person", "prompt", "seed", "text", "first", "total")
-MEASURES = ("voice", "voice2", "sense", "nats", "words", "copies", "loops", "short")
+MEASURES = ("voice", "voice2", "sense", "nats", "words", "echo", "copies", "loops", "short")
 SECONDS = ("first", "total")
 OWN_NOTES = "own notes, held out"
 _DIGITS = {"nats": 2, "words": 0}
@@ -97,6 +98,7 @@ def score(
             {name: each[name] for name in GIVEN}
             | {"kind": person.kind, "voice": voice, "voice2": voice2, "sense": sense}
             | {"nats": _nats(personalizer, each["prompt"], text), "words": len(words_of(text))}
+            | {"echo": echo(words_of(each["prompt"]), words_of(text))}
             | {"copies": float(copies(text, person.wholes)), "loops": float(loops(text))}
             | {"short": float(is_short(text))}
         )

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ppedge.attention.bias import with_plug
+from ppedge.attention.pooling import pool
 from ppedge.notes.reader import Note
 from ppedge.plug.plug import Plug
 from ppedge.plug.template import note_text
@@ -67,6 +69,24 @@ class NoteVectors:
             while len(kept) > self._keep:
                 kept.popitem(last=False)
         return Rows(np.stack([space.null_key, *keys]), np.stack([space.null_value, *values]))
+
+    def pooled(
+        self, notes: Sequence[Note], queries: Sequence[NDArray[np.float32]]
+    ) -> list[NDArray[np.float32]]:
+        """A history pooled for each of some queries float32 [d_key], as a store does it.
+
+        Returns:
+            Values float32 [d_value].
+        """
+        rows, manifest = self.rows(notes), self._plug.manifest
+        bias = with_plug(
+            None,
+            len(notes),
+            recency=manifest.recency,
+            null_competes=manifest.null_note_competes,
+        )
+        scale = manifest.attention_scale
+        return [pool(q, rows.keys, rows.values, scale=scale, bias=bias).value for q in queries]
 
 
 def _name(text: str) -> bytes:

@@ -1,4 +1,4 @@
-"""What a plug's folder is checked by, beside the graphs that `export.onnx` writes.
+"""What a plug's folder is made of: graphs as files, and what they are checked by.
 
 What may not enter: training.
 """

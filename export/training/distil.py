@@ -28,10 +28,10 @@ from export.models.base_llm import LEAST_ROWS, FrozenLLM
 from export.models.batching import alike
 from export.models.kept import KeptHead
 from export.models.note_vectors import NoteVectors
+from export.training.kept_run import Part
 from export.training.sampler import Batch
+from export.training.turn_sampler import TurnedSampler
 from export.training.turns import MIDDLE, OPENING, Prefixes, stacked
-from ppedge.attention.bias import with_plug
-from ppedge.attention.pooling import pool
 from ppedge.plug.conditioning import mean_query
 from ppedge.plug.plug import Plug
 from ppedge.turns.ask import ask_for
@@ -70,20 +70,49 @@ class Distillation:
         plug: whose soft tokens are the teacher's.
         llm: the model, in the plug's template.
         head: is taught.
+        train: who is learnt from.
+        dev: examples of others.
         n_answer: tokens of an answer that are looked at, at most.
-        n_prefixes: people whose turns stay read.
+        nll_weight: of the formula.
     """
 
+    names = ("first token", "other tokens", "nll")
+
     def __init__(
-        self, plug: Plug, llm: FrozenLLM, head: KeptHead, *, n_answer: int, n_prefixes: int
+        self,
+        plug: Plug,
+        llm: FrozenLLM,
+        head: KeptHead,
+        train: TurnedSampler,
+        dev: Sequence[Batch],
+        *,
+        n_answer: int,
+        nll_weight: float,
     ) -> None:
-        self.plug, self.llm, self.head, self.n_answer = plug, llm, head, n_answer
-        self.prefixes = Prefixes(llm, keep=n_prefixes)
+        self.plug, self.llm, self.head = plug, llm, head
+        self.train, self.others = train, dev
+        self.n_answer, self.nll_weight = n_answer, nll_weight
+        # Turns stay read of all who sit, and of dev's people.
+        sitting = train.seats + len({turns for batch in dev for turns in map(tuple, batch.turns)})
+        self.prefixes = Prefixes(llm, keep=sitting)
         self._vectors = NoteVectors(plug)
         self._query = lru_cache(1 << 14)(plug.encode_prompt)
         self._opening = llm.tokens(OPENING, special=True)
         self._middle = llm.tokens(MIDDLE, special=True)
         self._turn = self._opening[0]
+
+    def step(self, step: int) -> Iterator[Part]:
+        """The parts of a step's loss."""
+        yield from self._parts(self.train.step(step))
+
+    def dev(self) -> Iterator[Part]:
+        """The same of dev people."""
+        for batch in self.others:
+            yield from self._parts(batch)
+
+    def _parts(self, batch: Batch) -> Iterator[Part]:
+        for losses in self.losses(batch):
+            yield losses.weighed(self.nll_weight).sum() / len(batch.questions), losses.numbers()
 
     def losses(self, batch: Batch) -> Iterator[Losses]:
         """Of a batch's examples, group by group of like length; people without turns have none."""
@@ -127,17 +156,7 @@ class Distillation:
         """What the plug says behind the prompt, and what kept soft tokens are made of."""
         query = self._query(batch.questions[i].input)
         asks = mean_query([self._query(ask_for(note)) for note in batch.turns[i]])
-        rows, manifest = self._vectors.rows(batch.histories[i]), self.plug.manifest
-        bias = with_plug(
-            None,
-            len(rows.keys) - 1,
-            recency=manifest.recency,
-            null_competes=manifest.null_note_competes,
-        )
-        own, kept = (
-            pool(each, rows.keys, rows.values, scale=manifest.attention_scale, bias=bias).value
-            for each in (query, asks)
-        )
+        own, kept = self._vectors.pooled(batch.histories[i], [query, asks])
         return self.plug.project(own).vectors, kept
 
     def _cut(self, text: str, n_tokens: int) -> list[int]:

@@ -22,8 +22,9 @@ import numpy as np
 from export.data.authors import Author
 from export.data.lamp import Question
 from export.data.leave_one_out import leave_one_out, neutralise, opening
+from export.synthetic.corpus import CorpusText
 from export.synthetic.dataset import RESTATE, TASK, SyntheticPersonas, write_as
-from export.synthetic.personas import draw_persona
+from export.synthetic.personas import SyntheticPersona, draw_persona
 from export.tools.draws import one_of
 from export.training.sampler import SHARES, Batch, Sampler, keep_some
 from ppedge.notes.reader import Note
@@ -226,11 +227,7 @@ def persona(synthetic: SyntheticPersonas, most: int, rng: Rng) -> Seat:
     chosen = [
         synthetic.texts[i] for i in rng.choice(len(synthetic.texts), count + asked, replace=False)
     ]
-    # Mostly notes without an input.
-    kinds = [int(rng.choice(3)) if rng.random() < 0.25 else -1 for _ in range(count)]
-    said = [write_as(text, habits, kind, rng)
-            for text, kind in zip(chosen, kinds, strict=False)]  # fmt: skip
-    notes = tuple(Note(text, prompt) for prompt, text in said)
+    notes = tuple(said_by(habits, chosen[:count], rng))
     name = f"persona-{int(rng.integers(1 << 62))}"
 
     def ask(rng: Rng) -> Question:
@@ -240,6 +237,13 @@ def persona(synthetic: SyntheticPersonas, most: int, rng: Rng) -> Seat:
         return Question(f"{name}/{place}", name, TASK, prompt, text, notes)
 
     return Seat(tuple(notes[i] for i in np.sort(rng.permutation(count)[:most])), ask)
+
+
+def said_by(habits: SyntheticPersona, texts: Sequence[CorpusText], rng: Rng) -> list[Note]:
+    """Notes of a synthetic person, most of them without an input."""
+    kinds = [int(rng.choice(3)) if rng.random() < 0.25 else -1 for _ in texts]
+    said = [write_as(text, habits, kind, rng) for text, kind in zip(texts, kinds, strict=True)]
+    return [Note(text, prompt) for prompt, text in said]
 
 
 def dev_writers(authors: Sequence[Author], limit: int, seed: int) -> list[Question]:

@@ -15,12 +15,14 @@ from export.evaluation.free_measures import (
     loops,
     manner,
     nearest_among,
+    words_of,
 )
 from export.evaluation.free_methods import split, with_notes
 from export.evaluation.free_people import DEV, read_folder, read_real
-from export.evaluation.free_scores import summary, table
+from export.evaluation.free_scores import MEASURES, summary, table
 from export.experiments.side_by_side import PROMPTS as PAIRED
 from export.free_prompts import PROMPTS, main, prompts_of
+from export.tools.echo import echo
 from ppedge import Note
 
 PEOPLE = {
@@ -191,10 +193,20 @@ def test_prompts_are_many_and_not_those_of_the_pairs():
     assert prompts_of(person, 12, 0) != prompts_of(person, 12, 1)
 
 
+def test_an_echo_is_what_the_prompt_has_in_three_words_or_more():
+    asked = words_of("Leave a note for the person who delivers the parcels.")
+    assert echo(asked, words_of("Do leave a note for the person. I think")) == pytest.approx(
+        6 / 9
+    )
+    assert echo(asked, words_of("A note on the parcels, please")) == 0
+    assert echo(asked, asked) == 1
+    assert echo(asked, []) == echo(["a"], ["a"]) == 0
+
+
 def test_each_person_weighs_the_same_in_a_mean():
     people = read_folder(DEV)[:2]
     row = {"method": "bare", "kind": "written", "first": 1.0, "total": 2.0}
-    row |= dict.fromkeys(("voice", "voice2", "sense", "words", "copies", "loops", "short"), 0.0)
+    row |= dict.fromkeys(MEASURES, 0.0)
     scored = [row | {"person": people[0].name, "voice": 1.0, "nats": None} for _ in range(3)]
     scored.append(row | {"person": people[1].name, "nats": 2.0})
     bare, own = summary(scored, people, seed=0)

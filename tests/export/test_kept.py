@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from export import kept
 from export.models.kept import KeptHead
 from export.training.distil import compare, start_rows
+from export.training.kept_run import Run
 from ppedge.errors import PlugError
 from ppedge.plug.plug import Plug
 from tests import tiny_plug
@@ -74,7 +75,7 @@ def test_an_interrupted_one_goes_on_to_the_same(run, tmp_path):
     whole, _ = run()
     shutil.move(whole, tmp_path / "whole")
     (tmp_path / "kept.pt").unlink()
-    step = kept.take_step
+    step = Run.take_step
     with pytest.MonkeyPatch.context() as patch:
 
         def stopped(run):
@@ -82,7 +83,7 @@ def test_an_interrupted_one_goes_on_to_the_same(run, tmp_path):
                 raise KeyboardInterrupt
             return step(run)
 
-        patch.setattr(kept, "take_step", stopped)
+        patch.setattr(Run, "take_step", stopped)
         with pytest.raises(SystemExit) as ended:
             run()
         assert ended.value.code == 130
