@@ -91,6 +91,8 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
         help="how far it may go (default: 0.1)")  # fmt: skip
     add("--anchor", type=number("'{}' is not a weight, 0 or more", 0), default=0.5,
         help="weight of the better answers' likelihood (default: 0.5)")  # fmt: skip
+    add("--share", type=number("'{}' is not a number from 0 to 1", 0, 1), default=1.0,
+        help="of the way from the plug's weights to those taught (default: 1)")  # fmt: skip
     add("--save-every", type=positive, default=40, metavar="STEPS")
     add("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto")
@@ -110,8 +112,9 @@ def main(words: Sequence[str] | None = None) -> None:
         run = open_run(args)
         dev = run.train()
         about = dict(Plug(args.plug).manifest.about.get("kept soft tokens", {}))
-        told = {"steps": run.step, "dev people": dev, **run.settings}
-        write_plug(args.plug, run.objective.head, args.new, {**about, "chosen": told})
+        told = {"steps": run.step, "dev people": dev, **run.settings, "share": args.share}
+        head = read_head(args.plug).toward(run.objective.head.cpu(), args.share)
+        write_plug(args.plug, head, args.new, {**about, "chosen": told})
         print(f"written: {args.new}")
 
 

@@ -9,6 +9,8 @@ D is [rank, V], U is [n E, rank], and K0, the start, is what everybody has: P is
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
@@ -36,3 +38,15 @@ class KeptHead(nn.Module):
         """See the class."""
         kept: Tensor = self.up(self.down(pooled)).unflatten(-1, self.shape)
         return kept
+
+    @torch.no_grad()
+    def toward(self, other: KeptHead, share: float) -> KeptHead:
+        """A head whose weights are ``share`` of the way from these to another's of the same form.
+
+        Between what was taught and what it began from lies some of both (WiSE-FT: Wortsman et al.,
+        arXiv 2109.01903).
+        """
+        found, theirs = copy.deepcopy(self), other.state_dict()
+        mixed = {name: mine.lerp(theirs[name], share) for name, mine in self.state_dict().items()}
+        found.load_state_dict(mixed)
+        return found

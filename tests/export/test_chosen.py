@@ -215,6 +215,18 @@ def test_the_better_answers_gain_on_the_worse(run, plug):
     assert np.abs(found.project_kept(pooled) - before.project_kept(pooled)).max() > 1e-3
 
 
+def test_a_share_of_the_way_is_between(run, plug, tmp_path):
+    before, whole = read_head(plug), read_head(run()[0])
+    shutil.rmtree(tmp_path / "new")
+    folder, printed = run("--share", "0.25")
+    assert "resumed at step 6" in printed
+    assert Plug(folder).manifest.about["kept soft tokens"]["chosen"]["share"] == 0.25
+    half = read_head(folder).state_dict()
+    for name, value in before.state_dict().items():
+        wanted = 0.75 * value + 0.25 * whole.state_dict()[name]
+        torch.testing.assert_close(half[name], wanted, atol=1e-6, rtol=1e-5)
+
+
 def test_a_run_goes_on_where_it_stopped(run, tmp_path):
     whole, _ = run()
     shutil.move(whole, tmp_path / "whole")

@@ -195,9 +195,7 @@ def test_prompts_are_many_and_not_those_of_the_pairs():
 
 def test_an_echo_is_what_the_prompt_has_in_three_words_or_more():
     asked = words_of("Leave a note for the person who delivers the parcels.")
-    assert echo(asked, words_of("Do leave a note for the person. I think")) == pytest.approx(
-        6 / 9
-    )
+    assert echo(asked, words_of("Do leave a note for the person. I think")) == pytest.approx(6 / 9)
     assert echo(asked, words_of("A note on the parcels, please")) == 0
     assert echo(asked, asked) == 1
     assert echo(asked, []) == echo(["a"], ["a"]) == 0
