@@ -124,7 +124,8 @@ def read_people(path: Path) -> list[Person]:
         DataError: it is no such file, or nobody in it has.
     """
     people = []
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+    lines = path.read_text("utf-8").removesuffix("\n").split("\n")  # Texts may hold other breaks.
+    for number, line in enumerate(lines, 1):
         try:
             told = json.loads(line)
             turns = tuple(Note(answer, ask) for ask, answer in told["turns"])

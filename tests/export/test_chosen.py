@@ -121,6 +121,14 @@ def test_people_without_a_pair_are_left_out(tmp_path):
     assert [len(person.pairs) for person in read_people(path)] == [1, 2]
 
 
+def test_other_line_breaks_are_part_of_a_text(tmp_path):
+    path = people(tmp_path / "people.jsonl", n_people=1)
+    line = json.loads(path.read_text())
+    line["notes"][0][1] = "one\u2028two\x85three"
+    path.write_text(json.dumps(line, ensure_ascii=False) + "\n", "utf-8")
+    assert read_people(path)[0].notes[0].output == "one\u2028two\x85three"
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
