@@ -40,13 +40,13 @@ Relevance = Callable[[str], float]
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What is to be said of one answer; see the formula above.
+    """How one of several answers was judged; the formula is that of ``ppedge.style.reranking``.
 
     Attributes:
-        style: r, nats a token.
-        relevance: cos.
-        logprob: of the model alone, a token.
-        faults: how many it has.
+        style: mean log-ratio of the person's shapes to everybody's, nats a token.
+        relevance: cosine of prompt and answer, or the share of the prompt's words in it.
+        logprob: mean log-probability of a token by the model alone, nats.
+        faults: how many it has: too few words, a loop, a copy of a note.
         is_cut: whether it did not end by itself.
     """
 
