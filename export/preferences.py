@@ -27,6 +27,7 @@ import numpy as np
 
 from export.data.authors import read_authors
 from export.data.lamp import read_questions
+from export.evaluation.records import differing
 from export.synthetic.corpus import MOST, prompts, read_corpus
 from export.synthetic.dataset import SyntheticPersonas
 from export.synthetic.personas import draw_persona
@@ -38,6 +39,8 @@ from export.training.turns import TURNS
 from ppedge import Note, Persona, Personalizer, Sampling
 from ppedge.answer import BestOf
 from ppedge.fitting import chat_form
+from ppedge.plug.no_plug import NoPlug
+from ppedge.plug.plug import Plug
 from ppedge.turns.prefix import make_turns
 
 SYNTHETIC = 0.55  # of the people
@@ -140,13 +143,38 @@ def _nobody(line: str) -> None:
     """A plug's own template leaves nothing to tell."""
 
 
-def whole_lines(path: Path) -> int:
-    """How many lines there are; what stands behind the last line break is cut off."""
-    if not path.exists():
+def settings(args: argparse.Namespace, plug: Plug | NoPlug) -> dict[str, str]:
+    """What answers hang on, as text; it stands in every line."""
+    names = ("dev", "tasks", "prompts", "answers", "temperature", "seed")
+    told = {name: str(getattr(args, name)) for name in names}
+    return {"plug": plug.sha256 if isinstance(plug, Plug) else plug.name, **told}
+
+
+def done_lines(path: Path, wanted: dict[str, str]) -> int:
+    """How many lines there are; what stands behind the last line break is cut off.
+
+    Raises:
+        ValueError: the file is not of this command, or of a run with other settings; it is as it
+            was.
+    """
+    data = path.read_bytes() if path.exists() else b""
+    if not data:
         return 0
-    data = path.read_bytes()
-    path.write_bytes(data[: data.rfind(b"\n") + 1])
-    return data.count(b"\n")
+    whole = data[: data.rfind(b"\n") + 1]
+    try:
+        begun = dict(json.loads(whole.split(b"\n")[0])["settings"])
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(
+            f"{path}: holds no line of export.preferences to go on from; name another file"
+        ) from None
+    if names := differing(begun, wanted):
+        raise ValueError(
+            f"{path}: begun with other settings ({', '.join(names)}); run with those, or name "
+            "another file"
+        )
+    if len(whole) < len(data):
+        path.write_bytes(whole)
+    return whole.count(b"\n")
 
 
 def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -181,20 +209,24 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
+def ask_all(personalizer: Personalizer, people: People, args: argparse.Namespace) -> None:
+    """Ask everybody who was not asked yet, and write a line of each."""
+    told = settings(args, personalizer.plug)
+    done, begun = done_lines(args.out, told), time.time()
+    with args.out.open("a", encoding="utf-8") as file:
+        for number in range(done, args.people):
+            found = {"settings": told, **record(personalizer, people, number, args)}
+            print(json.dumps(found, ensure_ascii=False), file=file, flush=True)
+            print(f"{number + 1} of {args.people}, {time.time() - begun:.0f} s", flush=True)
+
+
 def main(words: Sequence[str] | None = None) -> None:
     """The command line."""
     args = parse(words)
     with one_line_errors("export.preferences", stopped="the same command goes on"):
-        people, done = People(args), whole_lines(args.out)
-        begun = time.time()
-        with (
-            Personalizer.open(args.llm, args.plug, n_threads=args.threads) as personalizer,
-            args.out.open("a", encoding="utf-8") as file,
-        ):
-            for number in range(done, args.people):
-                found = record(personalizer, people, number, args)
-                print(json.dumps(found, ensure_ascii=False), file=file, flush=True)
-                print(f"{number + 1} of {args.people}, {time.time() - begun:.0f} s", flush=True)
+        people = People(args)
+        with Personalizer.open(args.llm, args.plug, n_threads=args.threads) as personalizer:
+            ask_all(personalizer, people, args)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,7 @@ def pair_of(prompt: str, answers: Sequence[dict[str, Any]]) -> Pair | None:
     if best < LEAST or best - worst < MARGIN:
         return None
     worse, better = (
-        (*answer["tokens"], *([] if answer["end"] is None else [answer["end"]]))
+        tuple(map(index, [*answer["tokens"], *([] if answer["end"] is None else [answer["end"]])]))
         for answer in (sound[0], sound[-1])
     )
     return Pair(prompt, better, worse)
@@ -124,14 +125,17 @@ def read_people(path: Path) -> list[Person]:
         DataError: it is no such file, or nobody in it has.
     """
     people = []
-    lines = path.read_text("utf-8").removesuffix("\n").split("\n")  # Texts may hold other breaks.
+    try:  # Texts may hold other breaks than that of a line.
+        lines = path.read_text("utf-8").removesuffix("\n").split("\n")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: byte {error.start + 1} is not UTF-8") from None
     for number, line in enumerate(lines, 1):
         try:
             told = json.loads(line)
             turns = tuple(Note(answer, ask) for ask, answer in told["turns"])
             notes = tuple(Note(output, asked) for asked, output in told["notes"])
             found = [pair_of(each["prompt"], each["answers"]) for each in told["asked"]]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(
                 f"{path}: line {number} is not of export.preferences: {error!r}"[:300]
             ) from None
@@ -153,6 +157,9 @@ class Preference:
         n_people: of a step.
         beta, anchor: of the formula.
         seed: of who is asked in a step.
+
+    Raises:
+        ValueError: the answers are of another model.
     """
 
     names = ("preference", "preferred", "nll")
@@ -172,6 +179,10 @@ class Preference:
     ) -> None:
         self.plug, self.llm, self.head = plug, llm, head
         self.train, self.others = train, dev
+        known = range(len(llm.table))
+        pairs = [pair for person in (*train, *dev) for pair in person.pairs]
+        if any(token not in known for pair in pairs for token in (*pair.better, *pair.worse)):
+            raise ValueError("answers have tokens that the model has not: they are of another one")
         self.n_people = min(n_people, len(train))
         self.beta, self.anchor, self.seed = beta, anchor, seed
         self._prefixes = Prefixes(llm, keep=len(train) + len(dev))

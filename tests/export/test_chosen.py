@@ -56,6 +56,12 @@ def answer(**other):
     return {**ANSWER, **other}
 
 
+def asking(**other):
+    """A line of somebody with an answer that is not as it should be."""
+    asked = {"prompt": ASKED, "answers": [answer(relevance=0.1), answer(**other)]}
+    return json.dumps({"turns": [["?", "a"]], "notes": [["", "a"]], "asked": [asked]})
+
+
 def people(path, n_people=3, n_pairs=2):
     """A file of people, each with so many pairs of a better and a worse answer."""
     with path.open("w", encoding="utf-8") as file:
@@ -135,10 +141,14 @@ def test_other_line_breaks_are_part_of_a_text(tmp_path):
         ("{", "line 1 is not of export.preferences"),
         ("{}", "line 1 is not of export.preferences: KeyError"),
         ('{"turns": [], "notes": [], "asked": []}', "nobody in it has turns and two answers"),
+        ("5", "line 1 is not of export.preferences: TypeError"),
+        (asking(text=5), "line 1 is not of export.preferences: AttributeError"),
+        (asking(tokens=["a"], relevance=0.9), "line 1 is not of export.preferences: TypeError"),
+        ("\x80", "people.jsonl: byte 1 is not UTF-8"),
     ],
 )
 def test_a_file_that_is_none_is_refused(tmp_path, line, message):
-    (tmp_path / "people.jsonl").write_text(line + "\n")
+    (tmp_path / "people.jsonl").write_bytes(line.encode("latin-1") + b"\n")
     with pytest.raises(DataError, match=message):
         read_people(tmp_path / "people.jsonl")
 
@@ -272,6 +282,13 @@ def test_kept_soft_tokens_of_another_make_are_refused(run, plug, tiny_gguf):
         run()
 
 
+def test_answers_of_another_model_are_refused(run, tmp_path):
+    path = tmp_path / "train.jsonl"
+    path.write_text(path.read_text().replace("[20, 30, 31]", "[20, 30, 49000]"))
+    with pytest.raises(SystemExit, match="answers have tokens that the model has not"):
+        run()
+
+
 @pytest.fixture
 def ask(plug, tmp_path, tiny_gguf, corpus):
     """Ask a few people."""
@@ -320,6 +337,23 @@ def test_a_stopped_file_goes_on_to_the_same(ask, tmp_path):
     lines = whole.splitlines(keepends=True)
     (tmp_path / "half.jsonl").write_text(lines[0] + lines[1][:40], "utf-8")
     assert ask("half.jsonl") == whole
+
+
+@pytest.mark.parametrize(
+    "text", ["my diary, in one line", '{"a": 1}\n', "5\n", '{"settings": 5}\n']
+)
+def test_a_file_of_something_else_stays_as_it_is(ask, tmp_path, text):
+    (tmp_path / "mine.txt").write_text(text)
+    with pytest.raises(SystemExit, match=r"holds no line of export\.preferences to go on"):
+        ask("mine.txt")
+    assert (tmp_path / "mine.txt").read_text() == text
+
+
+def test_a_file_of_other_settings_stays_as_it_is(ask, tmp_path):
+    whole = ask("train.jsonl", "--people", "1")
+    with pytest.raises(SystemExit, match=r"begun with other settings \(dev, seed\)"):
+        ask("train.jsonl", "--dev", "--seed", "4")
+    assert (tmp_path / "train.jsonl").read_text("utf-8") == whole
 
 
 def test_one_answer_is_no_choice(ask):
