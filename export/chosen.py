@@ -14,34 +14,35 @@ of pairs in which the better answer gained more than the worse one, and nats a t
 from __future__ import annotations
 
 import argparse
+import copy
 import hashlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
-from export.models.base_llm import FrozenLLM
+from export.models.kept import KeptHead
 from export.package.kept_graph import ensure_writable, read_head, write_plug
-from export.tools.commands import check_output, check_seed, number, one_line_errors, positive
-from export.training.distributed import Distributed
-from export.training.kept_run import Run
+from export.tools.commands import number, one_line_errors, positive
+from export.training.kept_run import Run, add_options, open_llm, parse_options
 from export.training.preference import Preference, read_people
 from ppedge.defaults import find_model
 from ppedge.plug.plug import Plug
 
 
-def open_run(args: argparse.Namespace) -> Run:
+def open_run(args: argparse.Namespace, plug: Plug, head: KeptHead) -> Run:
     """Load everything, and go on from the checkpoint if there is one.
+
+    Args:
+        args: the command line.
+        plug: whose kept soft tokens are taught.
+        head: theirs, and will be taught.
 
     Raises:
         ValueError: something cannot be read, or the checkpoint is of another run.
     """
     train = [person for path in args.preferences for person in read_people(path)]
     dev = read_people(args.dev)
-    head, plug = read_head(args.plug), Plug(args.plug)
-    device = Distributed(args.device).device
-    llm = FrozenLLM(args.llm, plug.manifest.template, getattr(torch, args.dtype), device)
+    llm = open_llm(args, plug)
     objective = Preference(
         plug,
         llm,
@@ -77,30 +78,18 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("plug", type=Path, metavar="PLUG_DIR", help="a plug with kept soft tokens, unpacked")
-    add("new", type=Path, metavar="NEW_PLUG", help="folder to write, which must not exist")
+    add_options(parser, steps=180, lr=1.5e-3, save_every=40)
     add("--preferences", type=Path, nargs="+", required=True, metavar="FILE",
         help="of export.preferences")  # fmt: skip
     add("--dev", type=Path, required=True, metavar="FILE", help="the same of dev people")
-    add("--llm", help="GGUF file (default: the one that ppedge uses)")
-    add("--out", type=Path, required=True, help="checkpoint")
-    add("--steps", type=positive, default=180)
     add("--people", type=positive, default=4, help="of a step (default: 4)")
-    add("--lr", type=number("'{}' is not a rate above 0", 1e-9), default=1.5e-3)
     add("--beta", type=number("'{}' is not a number above 0", 1e-9), default=0.1,
         help="how far it may go (default: 0.1)")  # fmt: skip
     add("--anchor", type=number("'{}' is not a weight, 0 or more", 0), default=0.5,
         help="weight of the better answers' likelihood (default: 0.5)")  # fmt: skip
     add("--share", type=number("'{}' is not a number from 0 to 1", 0, 1), default=1.0,
         help="of the way from the plug's weights to those taught (default: 1)")  # fmt: skip
-    add("--save-every", type=positive, default=40, metavar="STEPS")
-    add("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    add("--seed", type=int, default=0)
-    args = parser.parse_args(words)
-    check_seed(parser, args.seed)
-    check_output(parser, args.out)
-    return args
+    return parse_options(parser, words)
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -109,12 +98,14 @@ def main(words: Sequence[str] | None = None) -> None:
     with one_line_errors("export.chosen", stopped="the same command goes on"):
         args.llm = args.llm or find_model()
         ensure_writable(args.plug, args.new)
-        run = open_run(args)
+        plug = Plug(args.plug)
+        before = read_head(plug)
+        run = open_run(args, plug, copy.deepcopy(before))
         dev = run.train()
-        about = dict(Plug(args.plug).manifest.about.get("kept soft tokens", {}))
         told = {"steps": run.step, "dev people": dev, **run.settings, "share": args.share}
-        head = read_head(args.plug).toward(run.objective.head.cpu(), args.share)
-        write_plug(args.plug, head, args.new, {**about, "chosen": told})
+        about = {**plug.manifest.about.get("kept soft tokens", {}), "chosen": told}
+        head = before.toward(run.objective.head.cpu(), args.share)
+        write_plug(args.plug, head, args.new, about)
         print(f"written: {args.new}")
 
 

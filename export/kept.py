@@ -20,15 +20,13 @@ import torch
 
 from export.data.authors import read_authors
 from export.data.lamp import read_questions
-from export.models.base_llm import FrozenLLM
 from export.models.kept import KeptHead
 from export.package.kept_graph import ensure_writable, write_plug
 from export.synthetic.corpus import read_corpus
 from export.synthetic.dataset import SyntheticPersonas
-from export.tools.commands import check_output, check_seed, number, one_line_errors, positive
+from export.tools.commands import number, one_line_errors, positive
 from export.training.distil import Distillation, start_rows
-from export.training.distributed import Distributed
-from export.training.kept_run import Run
+from export.training.kept_run import Run, add_options, open_llm, parse_options
 from export.training.options import parse_shares
 from export.training.sampler import SHARES, Sampler
 from export.training.turn_sampler import TurnedSampler
@@ -70,8 +68,7 @@ def open_run(args: argparse.Namespace) -> Run:
     torch.manual_seed(args.seed)
     train, other = samplers(args)  # first: what is wrong with them is then said in seconds
     plug = Plug(args.plug)
-    device = Distributed(args.device).device
-    llm = FrozenLLM(args.llm, plug.manifest.template, getattr(torch, args.dtype), device)
+    llm = open_llm(args, plug)
     start = start_rows(llm, args.rows, START)
     head = KeptHead(plug.manifest.encoder.d_value, start, args.rank).to(llm.device)
     dev = [other.step(step) for step in DEV_STEPS]
@@ -93,31 +90,19 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("plug", type=Path, metavar="PLUG_DIR", help="the plug, unpacked")
-    add("new", type=Path, metavar="NEW_PLUG", help="folder to write, which must not exist")
+    add_options(parser, steps=360, lr=3e-3, save_every=60)
     add("--data", type=Path, required=True, help="folder of LaMP_N_style folders")
     add("--corpus", type=Path, required=True, help="file of export.corpus")
     add("--authors", type=Path, metavar="FILE", help="of export.authors")
-    add("--llm", help="GGUF file (default: the one that ppedge uses)")
-    add("--out", type=Path, required=True, help="checkpoint")
     add("--tasks", type=int, nargs="+", default=[5, 6, 7], choices=range(1, 8), metavar="TASK")
     add("--shares", type=parse_shares, help="of the people, by task, such as 0=0.5,8=0.5")
     add("--rows", type=positive, default=8, help="kept soft tokens (default: 8)")
     add("--rank", type=positive, default=64, help="of what hangs on the person (default: 64)")
-    add("--steps", type=positive, default=360)
     add("--batch", type=positive, default=16, help="examples a step (default: 16)")
-    add("--lr", type=number("'{}' is not a rate above 0", 1e-9), default=3e-3)
     add("--nll", type=number("'{}' is not a weight, 0 or more", 0), default=0.2,
         help="weight of the answers themselves (default: 0.2)")  # fmt: skip
     add("--answer", type=positive, default=32, help="tokens of each that count (default: 32)")
-    add("--save-every", type=positive, default=60, metavar="STEPS")
-    add("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    add("--seed", type=int, default=0)
-    args = parser.parse_args(words)
-    check_seed(parser, args.seed)
-    check_output(parser, args.out)
-    return args
+    return parse_options(parser, words)
 
 
 def main(words: Sequence[str] | None = None) -> None:

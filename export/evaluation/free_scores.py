@@ -93,12 +93,13 @@ def score(
     scored = []
     for number, (each, sense) in enumerate(zip(answers, senses, strict=True), 1):
         person, text = by_name[each["person"]], each["text"]
+        words = words_of(text)
         voice, voice2 = judges[person.kind].of(person.name, text)
         scored.append(
             {name: each[name] for name in GIVEN}
             | {"kind": person.kind, "voice": voice, "voice2": voice2, "sense": sense}
-            | {"nats": _nats(personalizer, each["prompt"], text), "words": len(words_of(text))}
-            | {"echo": echo(words_of(each["prompt"]), words_of(text))}
+            | {"nats": _nats(personalizer, each["prompt"], text), "words": len(words)}
+            | {"echo": echo(words_of(each["prompt"]), words)}
             | {"copies": float(copies(text, person.wholes)), "loops": float(loops(text))}
             | {"short": float(is_short(text))}
         )

@@ -23,15 +23,13 @@ from ppedge.plug.plug import Plug
 FILE = "kept.onnx"
 
 
-def read_head(folder: Path) -> KeptHead:
-    """The trained part of a plug's kept soft tokens.
+def read_head(plug: Plug) -> KeptHead:
+    """The trained part of an unpacked plug's kept soft tokens.
 
     Raises:
-        PlugError: there is no such plug.
         ValueError: it has none, or none of this form.
     """
-    plug = Plug(folder)
-    kept = plug.manifest.kept
+    folder, kept = plug.path, plug.manifest.kept
     if kept is None:
         raise ValueError(f"{folder}: has no kept soft tokens to begin from (export.kept)")
     d_value = plug.manifest.encoder.d_value

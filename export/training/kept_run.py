@@ -1,11 +1,11 @@
-"""A run that teaches kept soft tokens: steps, checkpoints, losses of dev people."""
+"""A run that teaches kept soft tokens: its options, steps, checkpoints, losses of dev people."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -15,7 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from export.models.base_llm import FrozenLLM
 from export.models.kept import KeptHead
+from export.tools.commands import check_output, check_seed, number, positive
+from export.training.distributed import Distributed
+from ppedge.plug.plug import Plug
 
 WARMUP = 10  # steps
 
@@ -145,3 +149,37 @@ class Run:
 def share_of_rate(step: int, steps: int) -> float:
     """Share of the peak rate: a short linear warm-up, on a cosine down to a twenty-fifth."""
     return min(1.0, (step + 1) / WARMUP) * (0.52 + 0.48 * float(np.cos(np.pi * step / steps)))
+
+
+# --- the command line ---
+
+
+def add_options(parser: argparse.ArgumentParser, *, steps: int, lr: float, save_every: int) -> None:
+    """The options of every such run, with some defaults."""
+    add = parser.add_argument
+    add("plug", type=Path, metavar="PLUG_DIR", help="the plug, unpacked")
+    add("new", type=Path, metavar="NEW_PLUG", help="folder to write, which must not exist")
+    add("--llm", help="GGUF file (default: the one that ppedge uses)")
+    add("--out", type=Path, required=True, help="checkpoint")
+    add("--steps", type=positive, default=steps)
+    add("--lr", type=number("'{}' is not a rate above 0", 1e-9), default=lr)
+    add("--save-every", type=positive, default=save_every, metavar="STEPS")
+    add("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    add("--seed", type=int, default=0)
+
+
+def parse_options(
+    parser: argparse.ArgumentParser, words: Sequence[str] | None
+) -> argparse.Namespace:
+    """Parse a command line, and end at a seed or checkpoint that cannot be."""
+    args = parser.parse_args(words)
+    check_seed(parser, args.seed)
+    check_output(parser, args.out)
+    return args
+
+
+def open_llm(args: argparse.Namespace, plug: Plug) -> FrozenLLM:
+    """The model of a command line, in a plug's template."""
+    device = Distributed(args.device).device
+    return FrozenLLM(args.llm, plug.manifest.template, getattr(torch, args.dtype), device)

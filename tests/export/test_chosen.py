@@ -159,7 +159,7 @@ def test_a_file_that_is_none_is_refused(tmp_path, line, message):
 def test_the_loss_is_its_formula(plug, tmp_path, tiny_gguf):
     given = Plug(plug)
     llm = FrozenLLM(tiny_gguf, given.manifest.template, torch.float32)
-    head = read_head(plug)
+    head = read_head(given)
     turns = (Note("the tea is hot", "Tell me of tea."), Note("no rain", "And the rain?"))
     person = Person(turns, (*turns, Note("more")), (Pair("What of it?", (20, 30, 2), (40, 41)),))
     objective = Preference(
@@ -234,12 +234,12 @@ def test_the_better_answers_gain_on_the_worse(run, plug):
 
 
 def test_a_share_of_the_way_is_between(run, plug, tmp_path):
-    before, whole = read_head(plug), read_head(run()[0])
+    before, whole = read_head(Plug(plug)), read_head(Plug(run()[0]))
     shutil.rmtree(tmp_path / "new")
     folder, printed = run("--share", "0.25")
     assert "resumed at step 6" in printed
     assert Plug(folder).manifest.about["kept soft tokens"]["chosen"]["share"] == 0.25
-    half = read_head(folder).state_dict()
+    half = read_head(Plug(folder)).state_dict()
     for name, value in before.state_dict().items():
         wanted = 0.75 * value + 0.25 * whole.state_dict()[name]
         torch.testing.assert_close(half[name], wanted, atol=1e-6, rtol=1e-5)
