@@ -102,15 +102,30 @@ def answered(
     answer.read()
     written = answer.generation
     assert isinstance(written, BestOf)  # More than one answer of somebody with notes.
+    bare = bare_logprobs(personalizer, prompt, [each.text for each in written.candidates])
     return [
         {
             "text": candidate.text,
             "tokens": candidate.tokens,
             "end": candidate.end,
+            "bare": logprob,
             **asdict(judgement),
         }
-        for candidate, judgement in zip(written.candidates, written.judgements, strict=True)
+        for candidate, judgement, logprob in zip(
+            written.candidates, written.judgements, bare, strict=True
+        )
     ]
+
+
+def bare_logprobs(personalizer: Personalizer, prompt: str, texts: Sequence[str]) -> list[float]:
+    """Log-probability a token of each text behind the prompt without a persona; 0 of an empty one.
+
+    It is what `export.free_prompts` tells of answers, with its sign turned round.
+    """
+    scored = [text for text in texts if text]
+    found = personalizer.llm.score(personalizer.segments(prompt, None), scored)
+    mean = {score.option: score.mean for score in found}
+    return [mean.get(text, 0.0) for text in texts]
 
 
 def record(

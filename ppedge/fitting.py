@@ -113,7 +113,7 @@ def say(
     if manner and blend.style:
         processors.append(_late(lambda: manner.style))
     if manner and blend.rules:
-        processors.append(_late(lambda: manner.rules.beside(answers) if answers else manner.rules))
+        processors.append(_late(lambda: manner.rules.beside(prompt, answers)))
     return chain(processors)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppedge.llm.binding.context import MAX_SEQUENCES, Context
+from ppedge.llm.prompt import count_common
 
 MAX_WIDTH = MAX_SEQUENCES - 1
 
@@ -76,7 +77,7 @@ class Branches:
         while dead:
             branch = dead.pop()
             # What others hold too stays theirs; the rest is its own, to the end.
-            shared = max(_count_common(branch.cells, other.cells) for other in (*dead, *alive))
+            shared = max(count_common(branch.cells, other.cells) for other in (*dead, *alive))
             self._context.share(branch.sequence, self._grave, self._start + shared)
             self._context.drop(branch.sequence)
 
@@ -84,7 +85,3 @@ class Branches:
 def count_sequences(width: int) -> int:
     """Return how many sequences ``width`` branches take, the grave included."""
     return width + 1 if width > 1 else 1
-
-
-def _count_common(a: Sequence[int], b: Sequence[int]) -> int:
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=True)) if x != y), len(a))

@@ -65,16 +65,24 @@ class LLM(LoadedModel):
         n_threads: int | None = None,
         verbose: bool = False,
     ) -> None:
-        """Check the file, load it, and find out how soft tokens must be fed."""
+        """Check the file and load it."""
         super().__init__(path, n_ctx=n_ctx, n_batch=n_batch, n_threads=n_threads, verbose=verbose)
-        try:
-            self._cache = PrefixCache(self._model, self._gguf)
-        except BaseException:
-            self.close()
-            raise
+        self._cache = PrefixCache(self._model, self._gguf)
         self._secondary: PrefixCache | None = None
         self._steers = False  # Whether a control vector was tried.
-        self.embedding_scale = self._cache.scale
+
+    @property
+    def embedding_scale(self) -> float:
+        """What embedding rows are multiplied by on the way in.
+
+        It is found by trial when soft tokens are first read, or this is first asked for.
+
+        Raises:
+            ModelError: the architecture treats soft tokens unlike tokens.
+        """
+        with self._model.lock:
+            self._cache.watch(Cancel())
+            return self._cache.probe().scale
 
     # --- what one asks of a model -------------------------------------------------------------
 

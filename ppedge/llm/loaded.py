@@ -42,10 +42,7 @@ class LoadedModel(Closable):
         has_encoder: whether this is an encoder-decoder model; the segments are its encoder's.
         end_token: what ends a text; None if the vocabulary has no such token.
         fingerprint: what a plug compares itself with.
-        embedding_scale: what embedding rows are multiplied by on the way in, found by trial.
     """
-
-    embedding_scale = 1.0
 
     def __init__(
         self,
@@ -222,7 +219,7 @@ class LoadedModel(Closable):
             self._model.ensure_open()
             for i, segment in enumerate(segments):
                 if isinstance(segment, Soft):
-                    vectors = soft_rows(segment, i, self.n_embd, self.embedding_scale)
+                    vectors = soft_rows(segment, i, self.n_embd)
                     if segment.control is not None:
                         if control:
                             raise ModelError(f"segment {i}: a second control vector; one is all")

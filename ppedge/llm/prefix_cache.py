@@ -22,27 +22,21 @@ from ppedge.llm.gguf import Gguf
 from ppedge.llm.logits_processor import LogitsProcessor, apply
 from ppedge.llm.parked import Parked
 from ppedge.llm.probe import Probe
-from ppedge.llm.prompt import Control, Prompt, Row
+from ppedge.llm.prompt import Control, Prompt, Row, count_common
 from ppedge.llm.scoring import log_softmax
 
 
 class PrefixCache:
     """A model's context with its book-keeping; every method needs ``model.lock`` held.
 
-    Attributes:
-        scale: what this architecture's embedding rows are multiplied by on the way in.
-
     Args:
         model: loaded; the cache becomes the only one to drive its context.
         gguf: the same model's file, for rows that an encoder must be given as vectors.
         primary: another cache of the model; this one then takes the second context.
-
-    Raises:
-        ModelError: the architecture treats embedding input unlike tokens.
     """
 
     def __init__(self, model: Model, gguf: Gguf, primary: PrefixCache | None = None) -> None:
-        """Find the scale at which this architecture takes rows."""
+        """Hold nothing yet."""
         self._model = model
         self._context = model.second_context if primary else model.context
         self._gguf = gguf
@@ -57,8 +51,31 @@ class PrefixCache:
         # How many of the held positions were read last, and the logits after them.
         self._read: tuple[int, NDArray[np.float32]] | None = None
         self._parked = Parked(self._context)
-        self._probe: Probe = primary._probe if primary else Probe(model, gguf)
-        self.scale = self._probe.scale
+        self._primary = primary or self
+        self._probe: Probe | None = None  # The primary's, once it was needed.
+
+    def probe(self) -> Probe:
+        """How the architecture takes rows: the first time by trial, which forgets what is held.
+
+        Raises:
+            Aborted: what is being watched was set.
+            ModelError: it treats embedding input unlike tokens.
+        """
+        first = self._primary
+        if first._probe is None:
+            first.forget()
+            try:
+                first._probe = Probe(self._model, self._gguf)
+            finally:
+                first.forget()
+        return first._probe
+
+    def watch(self, cancel: Cancel) -> None:
+        """Let ``cancel`` end what is decoded from here on; an error where the model is closed."""
+        self._model.ensure_open()
+        self._context.watch(cancel)
+        # Once more: whoever closes the model ends the decode that is watched at that moment.
+        self._model.ensure_open()
 
     def count_held(self, prompt: Prompt) -> int:
         """Return how many of the prompt's positions need no work any more."""
@@ -68,7 +85,7 @@ class PrefixCache:
 
     def _count_common(self, prompt: Prompt) -> int:
         """Return how many of the held positions are the prompt's, steered alike."""
-        common = _common(self._held, prompt.decoder)
+        common = count_common(self._held, prompt.decoder)
         if prompt.control == self._control:
             return common
         steered = (each.start for each in (prompt.control, self._control) if each)
@@ -81,16 +98,16 @@ class PrefixCache:
             Aborted: ``cancel`` was set; what had been decoded by then is kept.
             ModelError: llama.cpp failed, or the model is closed.
         """
-        self._model.ensure_open()
-        self._context.watch(cancel)
-        # Once more: whoever closes the model ends the decode that is watched at that moment.
-        self._model.ensure_open()
+        self.watch(cancel)
         if cancel.is_set():
             raise Aborted
         self._parked.make_way(prompt, self._held)
         if prompt.encoder != self._encoded:
             self._encode(prompt.encoder)
         common = self._count_common(prompt)
+        if any(isinstance(row, bytes) for row in prompt.decoder[common:]):
+            self.probe()
+            common = self._count_common(prompt)
         if common == len(prompt.decoder) and self._is_back_at(common, prompt.read_together):
             self._control = prompt.control  # It may differ yet, in what is still to come.
             return
@@ -201,9 +218,11 @@ class PrefixCache:
         Raises:
             ModelError: it changes nothing, as with architectures that llama.cpp does not steer.
         """
+        self.watch(Cancel())
+        probe = self.probe()
         self.forget()
         try:
-            self._probe.ensure_steerable()
+            probe.ensure_steerable()
         finally:
             self.forget()
 
@@ -265,7 +284,9 @@ class PrefixCache:
         # The last token of a branch is only looked up, never decoded.
         cells = self._branch_room(len(prompt.decoder) + width * (length - 1))
         at, n_read = len(prompt.decoder), len(prompt.encoder)
-        if not n_read:
+        if n_read:
+            self.watch(cancel)
+        else:
             self.sync(prompt, cancel)
         sequences = count_sequences(width)
         # llama.cpp aborts where a batch cannot hold a position of every sequence.
@@ -316,20 +337,21 @@ class PrefixCache:
             self._read = None
 
     def _encode(self, rows: list[Row]) -> None:
+        vectors = self._vectors(rows)
         self._held, self._encoded, self._fresh = [], [], False
         self._read = None
-        self._context.encode_rows(self._vectors(rows))
+        self._context.encode_rows(vectors)
         self._encoded = rows
 
     def _vectors(self, rows: Sequence[Row]) -> NDArray[np.float32]:
         """Return ``rows`` as input vectors, float32 [rows, n_embd].
 
-        A batch holds tokens or vectors. An encoder attends both ways, so all of its rows must be
+        A batch holds tokens or vectors. All rows of an encoder, which attends both ways, must be
         in one; and for a decoder, too, each batch is a pass over all weights.
         """
-        ids = [row for row in rows if isinstance(row, int)]
-        looked_up = iter(self._gguf.embedding_rows(ids) * np.float32(self.scale))
-        return np.stack(
+        scale = np.float32(self.probe().scale)
+        looked_up = iter(self._gguf.embedding_rows([row for row in rows if isinstance(row, int)]))
+        return scale * np.stack(
             [
                 next(looked_up) if isinstance(row, int) else np.frombuffer(row, np.float32)
                 for row in rows
@@ -369,17 +391,6 @@ def _logprob(
     if processor:
         logits = apply(processor, logits.copy(), ids[:place])
     return float(log_softmax(logits, ids[place]))
-
-
-def _common(held: Sequence[Row], wanted: Sequence[Row]) -> int:
-    """Return the length of the longest common prefix."""
-    # While a text is written this is the case, and worth the speed of one comparison in C.
-    if wanted[: len(held)] == held:
-        return len(held)
-    for i, (a, b) in enumerate(zip(held, wanted, strict=False)):
-        if a != b:
-            return i
-    return min(len(held), len(wanted))
 
 
 def _chunks(rows: Sequence[Row], limit: int) -> Iterator[Sequence[Row]]:

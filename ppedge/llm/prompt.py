@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-# What a position holds: a token id, or the float32 bytes of a soft token, scaled.
+# What a position holds: a token id, or the float32 bytes of a soft token.
 Row = int | bytes
 
 
@@ -48,3 +49,12 @@ class Prompt:
     def read_together(self) -> int:
         """``n_read``, or all positions of the decoder."""
         return len(self.decoder) if self.n_read is None else self.n_read
+
+
+def count_common(a: Sequence[Row], b: Sequence[Row]) -> int:
+    """How long the longest common beginning is."""
+    # While a text is written this is the case, and worth the speed of one comparison in C.
+    if b[: len(a)] == a:
+        return len(a)
+    pairs = zip(a, b, strict=False)
+    return next((i for i, (x, y) in enumerate(pairs) if x != y), min(len(a), len(b)))

@@ -41,14 +41,13 @@ Segment = Text | Soft
 """A part of a prompt."""
 
 
-def soft_rows(soft: Soft, index: int, n_embd: int, scale: float) -> NDArray[np.float32]:
-    """Return soft tokens as the architecture wants them.
+def soft_rows(soft: Soft, index: int, n_embd: int) -> NDArray[np.float32]:
+    """Return soft tokens, once they fit.
 
     Args:
         soft: of any shape.
         index: of its segment, for messages.
         n_embd: width that they must have.
-        scale: what they are multiplied by.
 
     Returns:
         float32 [n, n_embd].
@@ -63,11 +62,11 @@ def soft_rows(soft: Soft, index: int, n_embd: int, scale: float) -> NDArray[np.f
             f"not {list(vectors.shape)}"
         )
     with np.errstate(over="ignore"):
-        scaled = vectors.astype(np.float32) * np.float32(scale)
-    if not np.isfinite(scaled).all():
-        row = int(np.argwhere(~np.isfinite(scaled))[0][0])
+        rows = vectors.astype(np.float32)
+    if not np.isfinite(rows).all():
+        row = int(np.argwhere(~np.isfinite(rows))[0][0])
         raise ModelError(f"segment {index}: soft token {row} holds a NaN or an infinity")
-    return scaled
+    return rows
 
 
 def control_layers(control: NDArray[np.float32], index: int, n_layer: int, n_embd: int) -> bytes:

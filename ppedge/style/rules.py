@@ -36,6 +36,7 @@ _WORN_WITHIN: Final = 40
 _WORN: Final = 3
 _TELLING: Final = 5
 _OPENERS: Final = 2  # sentences that the same two words may open
+_ECHO_WORDS: Final = 3  # of a prompt's beginning that no sentence of its answer may begin with
 _DRAWN_OUT: Final = 4  # times that a letter or mark may come in a row, "sooo"
 _SAME: Final = re.compile(r"(\S)\1+", re.IGNORECASE)
 _WORD: Final = re.compile(r"[^\W_]+")
@@ -153,6 +154,25 @@ class NoLoops:
         if len(words) >= _STUTTER - 1 and len(set(words[1 - _STUTTER :])) == 1:
             found.add(words[-1])
         return found
+
+
+class NoEcho:
+    """Keeps a sentence of the answer from beginning as the prompt does.
+
+    Args:
+        prompt: what is asked.
+    """
+
+    def __init__(self, prompt: str) -> None:
+        """Remember how it begins; one that is hardly longer may be a greeting, and is returned."""
+        words = words_of(prompt)
+        self._begun, self._next = words[: _ECHO_WORDS - 1], set(words[_ECHO_WORDS - 1 :][:1])
+        if len(words) <= _ECHO_WORDS + 1:
+            self._next.clear()
+
+    def forbidden(self, text: str) -> set[str]:
+        """Words that would say the prompt back behind a text that ends with a whole word."""
+        return self._next if words_of(_SENTENCE.split(text)[-1]) == self._begun else set()
 
 
 def longest_run(text: str) -> int:

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ppedge.style.rules import Ending, NoCopying, NoLoops, longest_run, words_of
+from ppedge.style.rules import Ending, NoCopying, NoEcho, NoLoops, longest_run, words_of
 from ppedge.style.shapes import Vocabulary, likeliest
 from ppedge.style.token_table import TokenTable
 
@@ -104,7 +104,7 @@ class Pieces:
 
 
 class Rules:
-    """`NoCopying`, `NoLoops` and `Ending` as one logits processor.
+    """`NoCopying`, `NoEcho`, `NoLoops` and `Ending` as one logits processor.
 
     Args:
         pieces: of the model.
@@ -112,6 +112,7 @@ class Rules:
         copying, loops, ending: the rules.
         brackets: whether the person writes square brackets; a small model fills letters with
             "[Your Name]" otherwise.
+        prompt: what is asked, which is not to be said back.
         answers: earlier ones of the conversation, which are not to be copied either.
     """
 
@@ -124,6 +125,7 @@ class Rules:
         ending: Ending,
         *,
         brackets: bool = True,
+        prompt: str = "",
         answers: Sequence[str] = (),
     ) -> None:
         """Join them."""
@@ -131,13 +133,15 @@ class Rules:
         self._copying, self._loops, self._ending = copying, loops, ending
         self._brackets = brackets
         self._said = NoCopying(answers, copying.habits)
+        self._echo = NoEcho(prompt)
         self._forbidden = lru_cache(_RECENT)(self._find_forbidden)
 
-    def beside(self, answers: Sequence[str]) -> Rules:
-        """These rules, which keep the next answer from copying earlier ones too.
+    def beside(self, prompt: str, answers: Sequence[str]) -> Rules:
+        """These rules, which keep the next answer from saying back a conversation too.
 
         Args:
-            answers: of the conversation.
+            prompt: what is asked.
+            answers: earlier ones.
         """
         return Rules(
             self._pieces,
@@ -146,6 +150,7 @@ class Rules:
             self._loops,
             self._ending,
             brackets=self._brackets,
+            prompt=prompt,
             answers=answers,
         )
 
@@ -198,8 +203,8 @@ class Rules:
         return found
 
     def _find_forbidden(self, text: str) -> set[str]:
-        copied = self._copying.forbidden(text) | self._said.forbidden(text)
-        return copied | self._loops.forbidden(text)
+        said = self._said.forbidden(text) | self._echo.forbidden(text)
+        return said | self._copying.forbidden(text) | self._loops.forbidden(text)
 
     def _say_forbidden(self, tokens: Tokens, text: str) -> Mask:
         """Which tokens say a word that may not follow the text, or may not stand for its last."""

@@ -51,6 +51,17 @@ def test_rows_stand_for_their_tokens(llm: LLM) -> None:
     close(llm.logits([soft(llm, BEFORE), Text(MIDDLE), soft(llm, AFTER)]), wanted)
 
 
+def test_what_is_held_outlives_that_the_scale_is_found(llm: LLM) -> None:
+    with LLM(llm.path, n_threads=1) as fresh:
+        writing = fresh.generate([Text(BEFORE)], Sampling(temperature=0, max_tokens=8))
+        begun = next(writing)
+        found = fresh.logits([Text(BEFORE), soft(fresh, MIDDLE)])
+        assert begun + "".join(writing) == llm.generate(
+            [Text(BEFORE)], Sampling(temperature=0, max_tokens=8)
+        ).read()
+        close(found, llm.logits([Text(BEFORE + MIDDLE)]))
+
+
 def test_another_scale_would_show(llm: LLM) -> None:
     wanted = llm.logits([Text(BEFORE + MIDDLE)])
     rows = soft(llm, MIDDLE).vectors
@@ -147,11 +158,31 @@ def test_a_model_that_only_embeds_is_refused(tmp_path: Path, architecture: str) 
         LLM(path)
 
 
-def test_a_model_that_reads_soft_tokens_unlike_tokens_is_refused(tmp_path: Path) -> None:
+def test_a_model_that_reads_soft_tokens_unlike_tokens_takes_none(tmp_path: Path) -> None:
     """Gemma 3n adds per-layer inputs by token id, which a soft token has none of."""
     path = tiny_gguf.write(tmp_path / "model.gguf", "gemma3n")
-    with pytest.raises(ModelError, match="architecture 'gemma3n' cannot take soft tokens"):
-        LLM(path)
+    refused = pytest.raises(ModelError, match="architecture 'gemma3n' cannot take soft tokens")
+    with LLM(path, n_threads=1) as llm:
+        before = llm.logits([Text(BEFORE)])
+        for _ in range(2):
+            with refused:
+                llm.logits([Text(BEFORE), soft(llm, MIDDLE)])
+        with refused:
+            llm.ensure_steerable(llm.n_layer - 1)
+        with refused:
+            assert llm.embedding_scale
+        np.testing.assert_array_equal(llm.logits([Text(BEFORE)]), before)
+
+
+def test_such_a_model_writes_from_notes_without_a_plug(tmp_path: Path) -> None:
+    path = tiny_gguf.write(tmp_path / "model.gguf", "gemma3n")
+    with (
+        Personalizer.open(path, "none", n_threads=1) as opened,
+        opened.persona(tmp_path / "anna") as anna,
+    ):
+        anna.add([Note(f"a note {i} on bread") for i in range(8)], opened.plug.encode_notes)
+        answer = opened.stream("rain", anna, Sampling(temperature=0, max_tokens=8))
+        assert answer.read()
 
 
 # --- an encoder-decoder model with a plug: Flan-T5 is the paper's own ----------------------------

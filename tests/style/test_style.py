@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ppedge.style.model import MAX_RATIO, ShapeCounts, StyleModel
-from ppedge.style.rules import Ending, NoCopying, NoLoops, quantile, words_of
+from ppedge.style.rules import Ending, NoCopying, NoEcho, NoLoops, quantile, words_of
 from ppedge.style.ruling import Pieces, Rules
 from ppedge.style.shapes import END, LIKELY, Shapes, text_shape
 from ppedge.style.topic import Topic
@@ -284,9 +284,34 @@ def test_an_answer_does_not_run_on_along_an_earlier_one() -> None:
     rules = rules_without_notes()
     begun = ids(said[: said.index("h the cats")], end=False)
     assert np.isfinite(rules.process(flat(), begun)[ord("h")])
-    found = rules.beside([said]).process(flat(), begun)
+    found = rules.beside("", [said]).process(flat(), begun)
     assert np.isneginf(found[ord("h")])
     assert np.isfinite(found[ord("b")])
+
+
+def test_no_sentence_of_an_answer_begins_as_the_prompt_does() -> None:
+    echo = NoEcho("How do you relax after a long day?")
+    assert echo.forbidden("how do ") == {"you"}
+    assert echo.forbidden("Reminder:\nHow do ") == {"you"}
+    assert echo.forbidden("Thank you. How DO ") == {"you"}
+    for text in ("", "how ", "how do you ", "and how do ", "how, she asked. Do "):
+        assert echo.forbidden(text) == set()
+
+
+@pytest.mark.parametrize("prompt", ["", "?", "Good morning", "Good morning, Tom!", "A b c, d!"])
+def test_a_greeting_may_be_returned(prompt: str) -> None:
+    words = prompt.split()
+    for i in range(len(words) + 1):
+        assert NoEcho(prompt).forbidden(" ".join(words[:i])) == set()
+
+
+def test_a_prompt_said_back_cannot_be_drawn() -> None:
+    rules = rules_without_notes()
+    begun = ids("What should ", end=False)
+    assert np.isfinite(rules.process(flat(), begun)[ord("i")])
+    found = rules.beside("What should I cook tonight?", []).process(flat(), begun)
+    assert np.isneginf(found[ord("i")])
+    assert np.isfinite(found[ord("w")])
 
 
 def test_what_a_person_writes_in_many_notes_may_come_in_each_answer() -> None:
