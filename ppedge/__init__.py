@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 # (microsoft/onnxruntime#27379), and only this, set before their import, stops all of it.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
+__version__ = "0.1.0"  # pyproject.toml reads it here.
+
 __all__ = [
     "LLM",
     "Answer",

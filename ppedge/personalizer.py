@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,6 @@ from ppedge.answer import Answer, BestOf, Writing, ensure_timeout
 from ppedge.blend import Blend
 from ppedge.closable import Closable
 from ppedge.defaults import find_model, is_plug_named, open_plug
-from ppedge.errors import PpedgeError
 from ppedge.explanation import Explanation, explanation, turn_notes
 from ppedge.fitting import does_fit, ensure_fits, say
 from ppedge.llm.candidates import Candidate, ensure_count
@@ -39,6 +38,12 @@ from ppedge.turns.prefixes import Notify
 
 def _silent(line: str) -> None:
     """Tell nobody."""
+
+
+def _close(loaded: Future[LLM]) -> None:
+    """Close a model that was loaded in vain."""
+    if not loaded.exception():
+        loaded.result().close()
 
 
 class Personalizer(Closable):
@@ -107,16 +112,39 @@ class Personalizer(Closable):
             ModelError: the model is missing, damaged or not supported.
             PlugError: the plug is missing, damaged, unsafe, or for another model.
         """
+
+        def load() -> LLM:
+            return LLM(find_model(model), n_ctx=n_ctx, n_threads=n_threads, verbose=verbose)
+
         # Side by side: most of either is reading and hashing.
-        with ThreadPoolExecutor(1, "ppedge-plug") as beside:
-            opening = beside.submit(open_plug, plug, n_threads)
-            try:
-                llm = LLM(find_model(model), n_ctx=n_ctx, n_threads=n_threads, verbose=verbose)
-            except PpedgeError:
-                opening.result()  # What is wrong with the plug is told first.
-                raise
+        with ThreadPoolExecutor(1, "ppedge-llm") as beside:
+            return cls.joined(beside.submit(load), plug, n_threads=n_threads, notify=notify)
+
+    @classmethod
+    def joined(
+        cls,
+        loading: Future[LLM],
+        plug: str | Path | None = None,
+        *,
+        n_threads: int | None = None,
+        notify: Notify = _silent,
+    ) -> Personalizer:
+        """Do as `open`, with a model that another thread is loading meanwhile.
+
+        Args:
+            loading: of the model; it is closed if this fails.
+            plug, n_threads, notify: as of `open`.
+
+        Raises:
+            ModelError, PlugError: as `open`; what is wrong with the plug is told first.
+        """
         try:
-            opened = opening.result()
+            opened = open_plug(plug, n_threads)
+            llm = loading.result()
+        except BaseException:
+            loading.add_done_callback(_close)
+            raise
+        try:
             if isinstance(opened, Plug) and not is_plug_named(plug) and not does_fit(opened, llm):
                 notify(
                     f"no plug for {llm.path.name}: answering from notes as earlier turns and their "

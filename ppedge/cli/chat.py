@@ -26,6 +26,7 @@ from ppedge.cli.opening import (
     model_option,
     notify,
     opened_persona,
+    opened_personalizer,
     persona_option,
     plug_option,
     read_pieces,
@@ -108,13 +109,8 @@ def chat(
     read = reader()
     drawn = secrets.randbelow(MAX_SEED + 1) if seed is None else seed
     sampling = Sampling(max_tokens=max_tokens, temperature=temperature, seed=drawn)
-    # Imported late: loading llama.cpp takes longer than --help should.
-    from ppedge.personalizer import Personalizer
-
     with ExitStack() as stack:
-        personalizer = stack.enter_context(
-            Personalizer.open(model, plug, n_ctx=context, notify=notify)
-        )
+        personalizer = stack.enter_context(opened_personalizer(model, plug, context))
         opened = opened_persona(
             personalizer, history, folder, skip_bad, {}, scope=scope, incognito=incognito
         )

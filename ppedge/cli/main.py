@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from ppedge import __version__
 from ppedge.cli.lazy import LazyGroup
 from ppedge.defaults import find_plug
 from ppedge.errors import PpedgeError
@@ -82,7 +83,7 @@ class Group(LazyGroup):
 
 
 @click.group(cls=Group, lazy=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="ppedge", prog_name="ppedge")
+@click.version_option(__version__, prog_name="ppedge")
 def main() -> None:
     """Make a small language model on this machine write like you, offline."""
     for stream in (sys.stdout, sys.stderr):

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -16,8 +16,10 @@ from ppedge.cli.terminal import FloatType, PathType, Words, as_utf8
 from ppedge.defaults import find_persona, is_name, is_store_or_empty
 from ppedge.errors import HistoryError, StoreError
 from ppedge.notes.reader import Note, parse_time
-from ppedge.store.persona import Persona
 from ppedge.store.scope import Scope, parse_scope
+
+if TYPE_CHECKING:
+    from ppedge.store.persona import Persona
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _DAY = re.compile(r"\d{4}-\d\d-\d\d")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
@@ -16,22 +17,20 @@ import click
 from ppedge.blend import PARTS
 from ppedge.cli import naming
 from ppedge.cli.terminal import Number, Part, Progress, tell_skipped
-from ppedge.defaults import history_dir, persona_dir, profiles
+from ppedge.defaults import find_model, history_dir, persona_dir, profiles
 from ppedge.errors import HistoryError, StoreError
-from ppedge.llm.guidance import MAX_STRENGTH
-from ppedge.llm.sampling import DEFAULT_TEMPERATURE, MAX_SEED
+from ppedge.llm.sampling import DEFAULT_TEMPERATURE, MAX_SEED, MAX_STRENGTH
 from ppedge.notes.reader import read_notes
 from ppedge.notes.text import is_blank
-from ppedge.plug.no_plug import NONE
 from ppedge.store.files import name_from_disk
-from ppedge.store.history_cache import ensure_keepable, open_history_cache, sync_history
-from ppedge.store.persona import Persona
-from ppedge.store.scope import Scope
 from ppedge.store.temporary import sweep, temporary_folder
 
 if TYPE_CHECKING:
     from ppedge.answer import Answer
+    from ppedge.llm.llm import LLM
     from ppedge.personalizer import Personalizer
+    from ppedge.store.persona import Persona
+    from ppedge.store.scope import Scope
 
 # --- options ---
 
@@ -90,6 +89,32 @@ context_option = click.option(
 skip_bad_option = click.option(
     "--skip-bad", is_flag=True, help="Pass over bad lines of the history."
 )
+
+
+# --- the model ---
+
+
+def opened_personalizer(
+    model: str | None, plug: str | None, context: int, *, verbose: bool = False
+) -> Personalizer:
+    """Open a model and a plug, as `Personalizer.open` does; what it has to tell goes to stderr.
+
+    The model is loaded while Python imports what else an answer needs.
+    """
+    # Imported late: loading llama.cpp takes longer than --help should.
+    from ppedge.llm.binding.importing import binding_alone
+
+    binding_alone()
+    from ppedge.llm.llm import LLM
+
+    def load() -> LLM:
+        return LLM(find_model(model), n_ctx=context, verbose=verbose)
+
+    with ThreadPoolExecutor(1, "ppedge-llm") as beside:
+        loading = beside.submit(load)
+        from ppedge.personalizer import Personalizer
+
+        return Personalizer.joined(loading, plug, notify=notify)
 
 
 # --- notes ---
@@ -232,6 +257,8 @@ def _opened_history(
     incognito: bool,
 ) -> Iterator[Persona]:
     """The notes of ``history`` as an open store, encoded as far as they are new."""
+    from ppedge.store.history_cache import open_history_cache, sync_history
+
     began = time.perf_counter()
     with _store_folder(history, personalizer.plug.name, incognito) as (folder, stream):
         reader = read_notes(stream, skip_bad=skip_bad, name="stdin" if history == "-" else history)
@@ -253,6 +280,9 @@ def _opened_history(
 @contextmanager
 def _store_folder(history: str, plug: str, incognito: bool) -> Iterator[tuple[Path, IO[bytes]]]:
     """Where the vectors of ``history`` are kept: of a stream, as long as the command runs."""
+    from ppedge.plug.no_plug import NONE
+    from ppedge.store.history_cache import ensure_keepable
+
     path = Path(history)
     with stdin() if history == "-" else _opened(path) as stream:
         if history != "-" and path.is_file() and not incognito:

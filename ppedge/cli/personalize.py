@@ -22,8 +22,8 @@ from ppedge.cli.opening import (
     kept_notes,
     max_tokens_option,
     model_option,
-    notify,
     opened_persona,
+    opened_personalizer,
     persona_option,
     plug_option,
     read_pieces,
@@ -36,11 +36,11 @@ from ppedge.cli.opening import (
 )
 from ppedge.cli.terminal import Words, note_fields
 from ppedge.llm.sampling import MAX_CANDIDATES, Sampling
-from ppedge.store.persona import Persona
 
 if TYPE_CHECKING:
     from ppedge.answer import Answer
     from ppedge.personalizer import Personalizer
+    from ppedge.store.persona import Persona
 
 
 @click.command()
@@ -109,13 +109,10 @@ def personalize(
     sampling = Sampling(max_tokens=max_tokens, temperature=temperature, seed=seed)
     blend = Blend().with_parts(*with_parts).without(*without)
     asked = Asked(prompt, sampling, strength, best_of, blend)
-    # Imported late: loading llama.cpp takes longer than --help should.
-    from ppedge.personalizer import Personalizer
-
     began = time.perf_counter()
     with ExitStack() as stack:
         personalizer = stack.enter_context(
-            Personalizer.open(model, plug, n_ctx=context, verbose=verbose, notify=notify)
+            opened_personalizer(model, plug, context, verbose=verbose)
         )
         seconds = {"load": time.perf_counter() - began}
         if no_persona:

@@ -9,7 +9,13 @@ from typing import Final
 
 import click
 
-from ppedge.cli.opening import context_option, model_option, notify, plug_option
+from ppedge.cli.opening import (
+    context_option,
+    model_option,
+    notify,
+    opened_personalizer,
+    plug_option,
+)
 from ppedge.cli.terminal import Words
 from ppedge.defaults import PIP_INSTALL, data_home
 
@@ -75,7 +81,6 @@ def serve(
     ensure_installed()
     address = _address(host, allow_network)
     # Imported late: they need the extra, and loading llama.cpp takes longer than --help should.
-    from ppedge.personalizer import Personalizer
     from ppedge.server.app import make_app
     from ppedge.server.guard import Limits
     from ppedge.server.line import Line
@@ -89,9 +94,7 @@ def serve(
     with ExitStack() as stack:
         # First what fails soonest.
         sock = stack.enter_context(listen(address, port))
-        personalizer = stack.enter_context(
-            Personalizer.open(model, plug, n_ctx=context, notify=notify)
-        )
+        personalizer = stack.enter_context(opened_personalizer(model, plug, context))
         line = stack.enter_context(Line(limits.waiting))
         app = make_app(
             personalizer,

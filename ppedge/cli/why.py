@@ -26,8 +26,8 @@ from ppedge.cli.opening import (
     kept_notes,
     max_tokens_option,
     model_option,
-    notify,
     opened_persona,
+    opened_personalizer,
     persona_option,
     plug_option,
     read_pieces,
@@ -110,13 +110,8 @@ def why(
         folder = kept_notes(folder, needed=True)
     prompt = given_prompt(prompt, history)
     blend = Blend().with_parts(*with_parts).without(*without)
-    # Imported late: loading llama.cpp takes longer than --help should.
-    from ppedge.personalizer import Personalizer
-
     with ExitStack() as stack:
-        personalizer = stack.enter_context(
-            Personalizer.open(model, plug, n_ctx=context, notify=notify)
-        )
+        personalizer = stack.enter_context(opened_personalizer(model, plug, context))
         opened = opened_persona(
             personalizer, history, folder, skip_bad, {}, scope=scope, incognito=incognito
         )

@@ -19,9 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppedge.errors import ModelError
+from ppedge.llm.sampling import MAX_STRENGTH
 from ppedge.llm.scoring import log_softmax
-
-MAX_STRENGTH: Final = 5.0
 
 PLAUSIBLE: Final = 0.05
 """Share of the likeliest token's probability that a token needs to gain by guidance."""

@@ -19,6 +19,9 @@ DEFAULT_TEMPERATURE: Final = 0.2
 MAX_CANDIDATES: Final = 16
 """Answers to one prompt that can be decoded side by side."""
 
+MAX_STRENGTH: Final = 5.0
+"""Of guidance (``ppedge.llm.guidance``)."""
+
 DRY_MULTIPLIER: Final = 0.8
 """As its author has it (oobabooga/text-generation-webui#5677)."""
 

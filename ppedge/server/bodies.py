@@ -12,8 +12,7 @@ from typing import Any, Final
 
 from ppedge.errors import ModelError, StoreError
 from ppedge.llm.candidates import ensure_count
-from ppedge.llm.guidance import MAX_STRENGTH
-from ppedge.llm.sampling import MAX_CANDIDATES, MAX_SEED, Sampling
+from ppedge.llm.sampling import MAX_CANDIDATES, MAX_SEED, MAX_STRENGTH, Sampling
 from ppedge.notes.text import is_blank
 from ppedge.server.errors import bad
 from ppedge.server.fields import (

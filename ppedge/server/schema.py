@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.metadata import version
 from typing import Any, Final
 
+from ppedge import __version__
 from ppedge.server.bodies import CHAT, COMPLETION, FORGET, WHY
 from ppedge.server.fields import Field, Schema
 from ppedge.server.notes import SEARCH
@@ -23,7 +23,7 @@ def openapi() -> Schema:
         "openapi": "3.1.0",
         "info": {
             "title": "ppedge",
-            "version": version("ppedge"),
+            "version": __version__,
             "description": "A small language model that writes like its owner, offline.",
         },
         "security": [{"token": []}],

@@ -16,10 +16,10 @@ import hashlib
 import re
 import time
 from collections.abc import Iterable
-from importlib.metadata import version
 from pathlib import Path
 from typing import IO, ClassVar, Final
 
+from ppedge import __version__
 from ppedge.store.files import disk_errors, file_versions, part_of, write_whole
 
 _BLOCK_BYTES: Final = 1 << 18
@@ -33,7 +33,7 @@ def content_digest(stream: IO[bytes]) -> str:
 
     ppedge's version is part of it: another one may read other notes from the same bytes.
     """
-    total = hashlib.sha256(f"{version('ppedge')}\n".encode())
+    total = hashlib.sha256(f"{__version__}\n".encode())
     stream.seek(0)
     while block := stream.read(_BLOCK_BYTES):
         total.update(block)
@@ -47,7 +47,7 @@ def files_digest(paths: Iterable[Path]) -> str:
     Args:
         paths: files; each is known by its number, size and times, and may be missing.
     """
-    newest, told = 0, [version("ppedge")]
+    newest, told = 0, [__version__]
     for path in paths:
         try:
             found = path.stat()

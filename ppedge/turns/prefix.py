@@ -12,6 +12,7 @@ from typing import Final
 import numpy as np
 
 from ppedge.errors import ModelError
+from ppedge.llm.binding import importing
 from ppedge.llm.llm import LLM
 from ppedge.llm.segments import Soft
 from ppedge.notes.reader import Note
@@ -87,14 +88,12 @@ def prefix_key(
         scope_key: which of the store's notes may be among them.
         plug: hash of the plug whose kept soft tokens stand behind them; "" for none.
     """
-    import llama_cpp
-
     shown = [str(segment) for segment in form.turns([Turn("ask", "answer")])]
     parts = [
         _FORMAT,
         llm.identity,
         llm.n_ctx,
-        llama_cpp.__version__,
+        importing.version(),
         version,
         count,
         ANSWER_TOKENS,

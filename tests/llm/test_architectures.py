@@ -56,9 +56,10 @@ def test_what_is_held_outlives_that_the_scale_is_found(llm: LLM) -> None:
         writing = fresh.generate([Text(BEFORE)], Sampling(temperature=0, max_tokens=8))
         begun = next(writing)
         found = fresh.logits([Text(BEFORE), soft(fresh, MIDDLE)])
-        assert begun + "".join(writing) == llm.generate(
-            [Text(BEFORE)], Sampling(temperature=0, max_tokens=8)
-        ).read()
+        assert (
+            begun + "".join(writing)
+            == llm.generate([Text(BEFORE)], Sampling(temperature=0, max_tokens=8)).read()
+        )
         close(found, llm.logits([Text(BEFORE + MIDDLE)]))
 
 

@@ -17,31 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppedge.errors import ModelError
+from ppedge.llm.binding.importing import binding
 
-
-def _binding() -> Any:
-    """Import llama_cpp's ctypes binding, with OpenMP told to be polite.
-
-    ggml's threads meet at a thousand barriers a token. GNU OpenMP spins there for milliseconds,
-    and on a machine with other work that spinning holds the core which the awaited thread needs
-    (docs/training.md). It reads its settings once, when it is loaded; a setting of the user's own
-    stays.
-    """
-    polite = not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys()
-    if polite:
-        os.environ["GOMP_SPINCOUNT"] = "1000"
-    try:
-        return importlib.import_module("llama_cpp.llama_cpp")
-    except (ImportError, OSError, RuntimeError) as error:
-        raise ModelError(
-            f"llama-cpp-python cannot be imported ({error}); pip install llama-cpp-python"
-        ) from error
-    finally:
-        if polite:
-            del os.environ["GOMP_SPINCOUNT"]
-
-
-C: Final = _binding()
+C: Final = binding()
 
 # enum ggml_log_level
 _ERROR: Final = 4
