@@ -4,6 +4,8 @@ import os
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from ppedge.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from ppedge.answer import Answer
     from ppedge.attention.pooling import pool
@@ -23,8 +25,6 @@ if TYPE_CHECKING:
 # Nothing leaves the machine. Official onnxruntime builds report to their maker since 1.29
 # (microsoft/onnxruntime#27379), and only this, set before their import, stops all of it.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-
-__version__ = "0.1.0"  # pyproject.toml reads it here.
 
 __all__ = [
     "LLM",

@@ -21,6 +21,7 @@ from ppedge.llm.candidates import Candidate, ensure_count
 from ppedge.llm.chat_template import PLAIN_STOP
 from ppedge.llm.guidance import ensure_strength
 from ppedge.llm.llm import LLM
+from ppedge.llm.opened_file import OpenedFile
 from ppedge.llm.sampling import Sampling
 from ppedge.llm.segments import Segment, Soft
 from ppedge.llm.turn_end import TurnEnd
@@ -40,10 +41,10 @@ def _silent(line: str) -> None:
     """Tell nobody."""
 
 
-def _close(loaded: Future[LLM]) -> None:
-    """Close a model that was loaded in vain."""
-    if not loaded.exception():
-        loaded.result().close()
+def _close(file: Future[OpenedFile]) -> None:
+    """Close a file that was read in vain."""
+    if not file.exception():
+        file.result().close()
 
 
 class Personalizer(Closable):
@@ -113,36 +114,38 @@ class Personalizer(Closable):
             PlugError: the plug is missing, damaged, unsafe, or for another model.
         """
 
-        def load() -> LLM:
-            return LLM(find_model(model), n_ctx=n_ctx, n_threads=n_threads, verbose=verbose)
+        def read() -> OpenedFile:
+            return OpenedFile(find_model(model), n_threads=n_threads, verbose=verbose)
 
         # Side by side: most of either is reading and hashing.
         with ThreadPoolExecutor(1, "ppedge-llm") as beside:
-            return cls.joined(beside.submit(load), plug, n_threads=n_threads, notify=notify)
+            file = beside.submit(read)
+            return cls.joined(file, plug, n_ctx=n_ctx, n_threads=n_threads, notify=notify)
 
     @classmethod
     def joined(
         cls,
-        loading: Future[LLM],
+        file: Future[OpenedFile],
         plug: str | Path | None = None,
         *,
+        n_ctx: int = 2048,
         n_threads: int | None = None,
         notify: Notify = _silent,
     ) -> Personalizer:
-        """Do as `open`, with a model that another thread is loading meanwhile.
+        """Do as `open`, with a model's file that another thread is reading meanwhile.
 
         Args:
-            loading: of the model; it is closed if this fails.
-            plug, n_threads, notify: as of `open`.
+            file: of the model; it is closed if this fails.
+            plug, n_ctx, n_threads, notify: as of `open`.
 
         Raises:
             ModelError, PlugError: as `open`; what is wrong with the plug is told first.
         """
         try:
             opened = open_plug(plug, n_threads)
-            llm = loading.result()
+            llm = LLM(file.result(), n_ctx=n_ctx)
         except BaseException:
-            loading.add_done_callback(_close)
+            file.add_done_callback(_close)
             raise
         try:
             if isinstance(opened, Plug) and not is_plug_named(plug) and not does_fit(opened, llm):

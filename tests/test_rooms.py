@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 MAX_LINES = 400
 # From the bottom up; a room imports from those before it and from itself.
 PPEDGE = (
-    ("errors", "closable", "background", "processors"),
+    ("errors", "version", "closable", "background", "processors"),
     ("notes", "attention"),
     ("store", "llm"),
     ("plug",),

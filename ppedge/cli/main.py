@@ -11,10 +11,10 @@ from typing import Any
 
 import click
 
-from ppedge import __version__
 from ppedge.cli.lazy import LazyGroup
 from ppedge.defaults import find_plug
 from ppedge.errors import PpedgeError
+from ppedge.version import __version__
 
 # Imported when they are called: numpy and SQLite take longer than --help should.
 COMMANDS = {

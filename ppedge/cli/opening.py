@@ -27,7 +27,6 @@ from ppedge.store.temporary import sweep, temporary_folder
 
 if TYPE_CHECKING:
     from ppedge.answer import Answer
-    from ppedge.llm.llm import LLM
     from ppedge.personalizer import Personalizer
     from ppedge.store.persona import Persona
     from ppedge.store.scope import Scope
@@ -99,22 +98,19 @@ def opened_personalizer(
 ) -> Personalizer:
     """Open a model and a plug, as `Personalizer.open` does; what it has to tell goes to stderr.
 
-    The model is loaded while Python imports what else an answer needs.
+    The model's file is read while Python imports what else an answer needs.
     """
     # Imported late: loading llama.cpp takes longer than --help should.
     from ppedge.llm.binding.importing import binding_alone
 
     binding_alone()
-    from ppedge.llm.llm import LLM
-
-    def load() -> LLM:
-        return LLM(find_model(model), n_ctx=context, verbose=verbose)
+    from ppedge.llm.opened_file import OpenedFile
 
     with ThreadPoolExecutor(1, "ppedge-llm") as beside:
-        loading = beside.submit(load)
+        file = beside.submit(lambda: OpenedFile(find_model(model), verbose=verbose))
         from ppedge.personalizer import Personalizer
 
-        return Personalizer.joined(loading, plug, notify=notify)
+        return Personalizer.joined(file, plug, n_ctx=context, notify=notify)
 
 
 # --- notes ---

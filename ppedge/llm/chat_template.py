@@ -12,6 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from jinja2 import TemplateError  # llama-cpp-python requires it.
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
 from ppedge.errors import ModelError
 
 MAX_TEMPLATE_CHARS: Final = 1 << 17
@@ -59,10 +62,6 @@ class ChatTemplate:
         return _CUT.sub("\0", rendered).split("\0")
 
     def _render(self, messages: Sequence[dict[str, str]]) -> str:
-        # Late: it takes longer to import than many a command runs. llama-cpp-python requires it.
-        from jinja2 import TemplateError
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
-
         if len(self.source) > MAX_TEMPLATE_CHARS:
             raise ModelError(f"the model's chat template is longer than {MAX_TEMPLATE_CHARS}")
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)

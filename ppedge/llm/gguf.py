@@ -11,13 +11,14 @@ import mmap
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
-
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from typing import TYPE_CHECKING, Any, Final
 
 from ppedge.closable import Closable
 from ppedge.errors import ModelError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import ArrayLike, NDArray
 
 _U32: Final = struct.Struct("<I")
 _U64: Final = struct.Struct("<Q")
@@ -202,6 +203,8 @@ class Gguf(Closable):
         Raises:
             ModelError: an id is outside the vocabulary, or the tensor's type cannot be read.
         """
+        import numpy as np  # Late: a file is checked without it.
+
         tensor = self.embedding
         n_embd, n_rows = tensor.shape
         index = np.asarray(ids, dtype=np.int64).reshape(-1)
@@ -353,6 +356,8 @@ class Gguf(Closable):
 
 
 def _dequantize(rows: NDArray[np.uint8], name: str, n_embd: int) -> NDArray[np.float32]:
+    import numpy as np
+
     if name == "f32":
         return rows.view("<f4").astype(np.float32, copy=False)
     if name == "f16":

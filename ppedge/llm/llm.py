@@ -23,6 +23,7 @@ from ppedge.llm.generation import Finish, Generation
 from ppedge.llm.guidance import ensure_strength, guided
 from ppedge.llm.loaded import LoadedModel
 from ppedge.llm.logits_processor import LogitsProcessor
+from ppedge.llm.opened_file import OpenedFile
 from ppedge.llm.prefix_cache import PrefixCache
 from ppedge.llm.sampling import Sampling, TextStream
 from ppedge.llm.scoring import Score
@@ -46,11 +47,10 @@ class LLM(LoadedModel):
     Its attributes are those of `LoadedModel`.
 
     Args:
-        path: a GGUF file.
+        path: a GGUF file; or one that is open already, which is this model's from then on.
         n_ctx: positions wanted.
         n_batch: positions decoded at once.
-        n_threads: CPU threads; None takes what this process may use, half of it above four.
-        verbose: let llama.cpp write to stderr.
+        n_threads, verbose: as of `OpenedFile`, for a file that is not open.
 
     Raises:
         ModelError: the file is missing, damaged or not supported.
@@ -58,7 +58,7 @@ class LLM(LoadedModel):
 
     def __init__(
         self,
-        path: str | Path,
+        path: str | Path | OpenedFile,
         *,
         n_ctx: int = 2048,
         n_batch: int = 512,
@@ -73,9 +73,7 @@ class LLM(LoadedModel):
 
     @property
     def embedding_scale(self) -> float:
-        """What embedding rows are multiplied by on the way in.
-
-        It is found by trial when soft tokens are first read, or this is first asked for.
+        """What embedding rows are multiplied by on the way in, found by trial at first need.
 
         Raises:
             ModelError: the architecture treats soft tokens unlike tokens.

@@ -18,11 +18,9 @@ from ppedge.errors import ModelError
 from ppedge.llm.binding.model import Model
 from ppedge.llm.chat_template import ChatTemplate
 from ppedge.llm.fingerprint import Fingerprint, fingerprint, sampled_rows
-from ppedge.llm.gguf import Gguf
-from ppedge.llm.preflight import ensure_loadable
+from ppedge.llm.opened_file import OpenedFile, ensure_size
 from ppedge.llm.prompt import Control, Prompt, Row
 from ppedge.llm.segments import Segment, Soft, control_layers, soft_rows
-from ppedge.processors import default_threads
 
 _REMEMBERED_TEXTS = 128  # of a conversation's parts, most of which the next one has again
 _SAMPLES = 64
@@ -46,35 +44,29 @@ class LoadedModel(Closable):
 
     def __init__(
         self,
-        path: str | Path,
+        path: str | Path | OpenedFile,
         *,
         n_ctx: int = 2048,
         n_batch: int = 512,
         n_threads: int | None = None,
         verbose: bool = False,
     ) -> None:
-        """Check the file and load it; arguments and errors as of `ppedge.llm.llm.LLM`."""
-        for name, value in (("n_ctx", n_ctx), ("n_batch", n_batch), ("n_threads", n_threads)):
-            if value is not None and not 1 <= value < 2**31:
-                raise ModelError(f"{name} must be at least 1, not {value}")
-        self.path = Path(path)
+        """Load the file; arguments and errors as of `ppedge.llm.llm.LLM`."""
+        ensure_size("n_ctx", n_ctx)
+        ensure_size("n_batch", n_batch)
+        file = path
+        if not isinstance(file, OpenedFile):
+            file = OpenedFile(file, n_threads=n_threads, verbose=verbose)
         # Guards the vocabulary and the file against close(), also while the context is busy.
         self._reading = threading.Lock()
-        self._gguf = Gguf(self.path)
+        self.path, self._gguf = file.gguf.path, file.gguf
         try:
             self.architecture = self._gguf.architecture
             self.fingerprint: Fingerprint = fingerprint(self._gguf)
             self.n_embd = self.fingerprint.n_embd
-            ensure_loadable(self._gguf)
-            self._model = Model(
-                self.path,
-                n_ctx=n_ctx,
-                n_batch=n_batch,
-                n_threads=n_threads or default_threads(),
-                verbose=verbose,
-            )
+            self._model = Model(file.weights, n_ctx=n_ctx, n_batch=n_batch)
         except BaseException:
-            self._gguf.close()
+            file.close()
             raise
         self._pieces: dict[int, bytes] = {}  # Rules look at hundreds of them for each token.
         self._remembered_tokens = lru_cache(_REMEMBERED_TEXTS)(self._model.tokenize)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from ppedge import __version__
 from ppedge.server.bodies import CHAT, COMPLETION, FORGET, WHY
 from ppedge.server.fields import Field, Schema
 from ppedge.server.notes import SEARCH
+from ppedge.version import __version__
 
 _TEXT: Final[Schema] = {"type": "string"}
 _COUNT: Final[Schema] = {"type": "integer", "minimum": 0}

@@ -19,8 +19,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, ClassVar, Final
 
-from ppedge import __version__
 from ppedge.store.files import disk_errors, file_versions, part_of, write_whole
+from ppedge.version import __version__
 
 _BLOCK_BYTES: Final = 1 << 18
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -18,6 +16,7 @@ from numpy.typing import NDArray
 
 from ppedge.errors import ModelError
 from ppedge.llm.binding.ggml import C, Cancel, abort_when_set, because, ensure_threads, log
+from ppedge.llm.binding.weights import Weights
 
 # llama_model_rope_type() values whose embedding rows carry four positions each.
 _MULTI_ROPE: Final = (8, 40)
@@ -31,30 +30,6 @@ MAX_SEQUENCES: Final = int(C.llama_max_parallel_sequences())
 
 class Aborted(Exception):
     """A decode ended early because its Cancel was set."""
-
-
-@dataclass(slots=True)
-class Weights:
-    """A loaded model file, as far as its contexts need to know it.
-
-    Attributes:
-        pointer: llama.cpp's; None once the model is freed.
-        path: the file, for messages.
-        n_threads: CPU threads.
-        n_vocab, n_embd: sizes of the token embedding matrix.
-        n_layer: layers of the model.
-        row_width: numbers in a row of embedding input.
-        cancel: ends the decode in progress.
-    """
-
-    pointer: Any
-    path: Path
-    n_threads: int
-    n_vocab: int
-    n_embd: int
-    n_layer: int
-    row_width: int
-    cancel: Cancel = field(default_factory=Cancel)
 
 
 class Context:

@@ -11,13 +11,14 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, Final
 
 from ppedge.errors import ModelError
 from ppedge.llm.binding.importing import binding
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 C: Final = binding()
 
@@ -176,6 +177,8 @@ def dequantize(rows: NDArray[np.uint8], name: str, n_embd: int) -> NDArray[np.fl
     Raises:
         ModelError: this llama.cpp cannot read the type.
     """
+    import numpy as np  # Late: the file is read without it.
+
     routine = _function(f"dequantize_row_{name}")
     if routine is None:
         raise ModelError(f"embedding rows of type {name} cannot be read by this llama.cpp")

@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import atexit
 import ctypes
-import os
 import threading
 import weakref
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
 from ppedge.errors import ModelError
-from ppedge.llm.binding.context import Context, Weights
-from ppedge.llm.binding.ggml import C, because, log
+from ppedge.llm.binding.context import Context
+from ppedge.llm.binding.ggml import C, log
+from ppedge.llm.binding.weights import Weights
 
 _EXIT_WAIT_SECONDS: Final = 2.0
 
@@ -37,50 +36,35 @@ class Model:
         decoder_start: the token that the decoder behind an encoder begins with.
 
     Args:
-        path: a GGUF file whose header has been checked.
+        weights: of the model, which are its own from here on.
         n_ctx: positions wanted; at most the model's training length is given.
         n_batch: positions decoded at once.
-        n_threads: CPU threads.
-        verbose: let llama.cpp write to stderr.
 
     Raises:
-        ModelError: llama.cpp refused the file or the context.
+        ModelError: llama.cpp refused the context, or the model does not write.
     """
 
     context: Context
     weights: Weights | None = None
     _closing = False
 
-    def __init__(
-        self, path: Path, *, n_ctx: int, n_batch: int, n_threads: int, verbose: bool
-    ) -> None:
-        """Load the file and make its context."""
+    def __init__(self, weights: Weights, *, n_ctx: int, n_batch: int) -> None:
+        """Make a context of the weights."""
         self.lock = threading.RLock()
-        self.path = path
-        self._loud = int(verbose)
-        log.loud += self._loud
-        log.install()
+        self.path, self.weights = weights.path, weights
         _live.add(self)
         try:
-            self._load(n_threads)
+            self._look()
             self.context = self._open_context(n_ctx, n_batch)
         except BaseException:
             self.close()
             raise
 
-    def _load(self, n_threads: int) -> None:
-        with log.complaints() as lines:
-            pointer = C.llama_model_load_from_file(os.fsencode(self.path), _model_params())
-            if not pointer:
-                raise ModelError(f"{self.path}: llama.cpp cannot load this model{because(lines)}")
-            self.vocab = C.llama_model_get_vocab(pointer)
-            self.n_vocab = int(C.llama_vocab_n_tokens(self.vocab))
-            self.n_embd = int(C.llama_model_n_embd(pointer))
-            self.n_layer = int(C.llama_model_n_layer(pointer))
-            wide = getattr(C, "llama_model_n_embd_inp", C.llama_model_n_embd)
-            sizes = (self.n_vocab, self.n_embd, self.n_layer, int(wide(pointer)))
-            # Within the block, whose end may raise: `close` frees what it knows of.
-            self.weights = Weights(pointer, self.path, n_threads, *sizes)
+    def _look(self) -> None:
+        weights = self._open_weights()
+        pointer = weights.pointer
+        self.vocab = C.llama_model_get_vocab(pointer)
+        self.n_vocab, self.n_embd, self.n_layer = weights.n_vocab, weights.n_embd, weights.n_layer
         self.has_encoder = bool(C.llama_model_has_encoder(pointer))
         start = int(C.llama_model_decoder_start_token(pointer))
         self.decoder_start = start if start >= 0 else max(0, int(C.llama_vocab_bos(self.vocab)))
@@ -110,11 +94,8 @@ class Model:
         for name in {"context", "second_context"} & vars(self).keys():
             getattr(self, name).close()
         if self.weights:
-            C.llama_model_free(self.weights.pointer)
-            self.weights.pointer = None
+            self.weights.close()
         self.weights = None
-        log.loud -= self._loud
-        self._loud = 0
 
     def __del__(self) -> None:
         """Free what was not closed."""
@@ -216,15 +197,6 @@ class Model:
         return before, [eos] if wants_eos and list(ids[-1:]) != [eos] else []
 
 
-def _model_params() -> Any:
-    params = C.llama_model_default_params()
-    # ggml's AMX kernels crash the process on batches of many tokens (ggml-org/llama.cpp#20824;
-    # seen with llama-cpp-python 0.3.36); the extra buffers are how they come into play.
-    if b"AMX_INT8 = 1" in C.llama_print_system_info() and hasattr(params, "use_extra_bufts"):
-        params.use_extra_bufts = False
-    return params
-
-
 _live: weakref.WeakSet[Model] = weakref.WeakSet()
 
 
@@ -239,6 +211,4 @@ def _shut_down() -> None:
     log.remove()
 
 
-log.install()
-C.llama_backend_init()
 atexit.register(_shut_down)
