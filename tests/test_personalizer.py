@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from ppedge.blend import Blend
 from ppedge.errors import ModelError, PlugError, StoreError
 from ppedge.llm.llm import LLM
+from ppedge.llm.opened_file import OpenedFile
 from ppedge.llm.sampling import Sampling
 from ppedge.llm.segments import Text
 from ppedge.notes.reader import Note
@@ -401,6 +403,20 @@ def test_what_is_wrong_with_the_plug_is_told_first(
     path = files[0] if model == "here" else tmp_path / "none.gguf"
     with pytest.raises(PlugError, match="no such plug"):
         Personalizer.open(path, tmp_path / "none", n_threads=1)
+
+
+@pytest.mark.parametrize(
+    ("plug", "n_ctx", "error"), [("none at all", 64, PlugError), ("none", 0, ModelError)]
+)
+def test_a_file_that_was_read_in_vain_is_closed(
+    files: tuple[Path, Path], plug: str, n_ctx: int, error: type[Exception]
+) -> None:
+    file = Future[OpenedFile]()
+    opened = OpenedFile(files[0], n_threads=1)
+    file.set_result(opened)
+    with pytest.raises(error):
+        Personalizer.joined(file, plug, n_ctx=n_ctx)
+    assert opened.weights.pointer is None
 
 
 def test_a_model_that_is_missing_is_told_of(files: tuple[Path, Path], tmp_path: Path) -> None:

@@ -47,11 +47,11 @@ EACH = 4  # pairs of one person in a step, at most
 MAX_PROMPT = 96  # LLM tokens
 
 # Quality, beside relevance (a cosine). Who says back what was asked is most relevant of all, so an
-# echo costs what it gains. Style is enough at some point, and likelihood counts for thrice what the
-# run time's choice gives it: an answer that is only strange is none.
-ECHO = 1.0  # of the share of words in runs from the prompt
-STYLE, ENOUGH_STYLE = 0.4, 1.5
-LIKELIHOOD = 0.5
+# echo costs more than it gains. Style is enough at some point. Likelihood is that of the model
+# without a persona, which tells an answer that is only strange; it is enough at some point, too.
+ECHO = 1.5  # of the share of words in runs from the prompt
+STYLE, ENOUGH_STYLE = 0.5, 1.5
+LIKELIHOOD, LIKELY = 0.4, -1.2  # nats a token
 CUT = 0.5
 FAULT = 10.0
 REPEATS = 1.0  # of the share of pairs of words that came before
@@ -93,7 +93,7 @@ def quality(prompt: str, answer: dict[str, Any]) -> float:
         STYLE * min(answer["style"], ENOUGH_STYLE)
         + answer["relevance"]
         - ECHO * echo(words_of(prompt), words)
-        + LIKELIHOOD * answer["logprob"]
+        + LIKELIHOOD * min(answer["bare"], LIKELY)
         - CUT * answer["is_cut"]
         - FAULT * answer["faults"]
         - REPEATS * repeated

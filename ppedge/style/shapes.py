@@ -21,12 +21,15 @@ LIKELY: Final = 256
 
 
 def likeliest(logits: NDArray[np.float32]) -> NDArray[np.int64]:
-    """The `LIKELY` tokens of the highest logits, in no order; fewer where others are -inf."""
+    """The `LIKELY` tokens of the highest logits, in order; fewer where others are -inf."""
     possible = np.flatnonzero(logits > -np.inf)
     if len(possible) <= LIKELY:  # Somebody has chosen them already, which spares a sort.
         return possible
-    found: NDArray[np.int64] = np.argpartition(-logits, LIKELY - 1)[:LIKELY]
-    return found
+    # numpy parts float32 values with SIMD, and their places without.
+    least = np.partition(logits, -LIKELY)[-LIKELY]
+    found = np.flatnonzero(logits >= least)
+    surplus = len(found) - LIKELY
+    return np.delete(found, np.flatnonzero(logits[found] == least)[-surplus:]) if surplus else found
 
 
 class Vocabulary(Protocol):

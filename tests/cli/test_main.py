@@ -19,6 +19,7 @@ import pytest
 
 from ppedge import defaults
 from ppedge.cli.main import COMMANDS, main
+from ppedge.version import __version__
 from tests import tiny_gguf, tiny_plug
 from tests.command import PPEDGE, Command
 from tests.tiny_plug import N_SOFT
@@ -873,6 +874,8 @@ def test_version_is_the_packages(ppedge: Command) -> None:
     from importlib.metadata import version
 
     assert ppedge.good("--version").strip() == f"ppedge, version {version('ppedge')}"
+    cmake = (Path(__file__).parents[2] / "CMakeLists.txt").read_text("utf-8")
+    assert f"project(ppedge VERSION {__version__} " in cmake
 
 
 def test_help_imports_no_command_and_shows_the_line_of_each() -> None:

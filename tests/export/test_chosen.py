@@ -24,6 +24,7 @@ from export.training.preference import (
     read_people,
 )
 from ppedge.notes.reader import Note
+from ppedge.personalizer import Personalizer
 from ppedge.plug.plug import Plug
 from tests import tiny_plug
 from tests.export import lamp
@@ -36,6 +37,7 @@ ANSWER = {
     "style": 0.5,
     "relevance": 0.4,
     "logprob": -1.0,
+    "bare": -2.0,
     "faults": 0,
     "is_cut": False,
 }
@@ -87,7 +89,7 @@ def people(path, n_people=3, n_pairs=2):
     [
         {"style": 0.1},
         {"relevance": 0.1},
-        {"logprob": -2.0},
+        {"bare": -3.0},
         {"is_cut": True},
         {"faults": 1},
         {"text": "tea in the pot"},
@@ -101,11 +103,12 @@ def test_an_answer_is_worse_by_each_of_its_flaws(worse):
 
 def test_quality_is_its_formula():
     whole = quality(ASKED, ANSWER)
-    assert whole == pytest.approx(0.4 * 0.5 + 0.4 - 0.5 * 1.0 - 0.06 * 3)
+    assert whole == pytest.approx(0.5 * 0.5 + 0.4 - 0.4 * 2.0 - 0.06 * 3)
     assert whole - quality(ASKED, answer(is_cut=True)) == pytest.approx(CUT)
     assert whole - quality(ASKED, answer(faults=2)) == pytest.approx(2 * FAULT)
     assert quality(ASKED, answer(style=1.5)) == quality(ASKED, answer(style=9.0))
-    assert whole - quality("Is tea in the large pot?", ANSWER) == pytest.approx(3 / 11)
+    assert whole - quality("Is tea in the large pot?", ANSWER) == pytest.approx(1.5 * 3 / 11)
+    assert quality(ASKED, answer(bare=-1.2)) == quality(ASKED, answer(bare=-0.5))
 
 
 def test_a_pair_is_the_best_and_the_worst_without_a_fault():
@@ -316,6 +319,15 @@ def test_people_are_asked_and_their_answers_judged(ask, tmp_path):
         for each in line["asked"]:
             assert len(each["answers"]) == 2
             assert all(ANSWER.keys() <= answer.keys() for answer in each["answers"])
+
+
+def test_the_bare_models_likelihood_is_that_of_the_scores(tiny_gguf):
+    with Personalizer.open(tiny_gguf, "none", n_threads=1) as opened:
+        found = preferences.bare_logprobs(opened, ASKED, ["", "the tea", "a", "the tea"])
+        (score,) = opened.llm.score(opened.segments(ASKED, None), ["the tea"])
+        assert found[0] == 0.0
+        assert found[1] == found[3] == score.mean != found[2]
+        assert preferences.bare_logprobs(opened, ASKED, [""]) == [0.0]
 
 
 def test_dev_is_asked_other_prompts(ask):

@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 
 from ppedge.errors import ModelError
+from ppedge.llm.binding import importing
 from ppedge.llm.llm import LLM, Cancel
+from ppedge.llm.opened_file import OpenedFile
 from ppedge.llm.sampling import Sampling
 from ppedge.llm.segments import Soft, Text
 from tests import tiny_gguf
@@ -35,6 +37,35 @@ def spelling(folder: Path, text: str, *, loops: bool = False) -> LLM:
     """Return a model that writes ``text``, each byte of it a token of its own."""
     pieces = [byte(value) for value in text.encode()]
     return LLM(tiny_gguf.script(folder / "script.gguf", pieces, loops=loops), n_threads=1)
+
+
+def test_a_file_that_is_open_already_is_the_models_from_then_on(llm: LLM) -> None:
+    file = OpenedFile(llm.path, n_threads=1)
+    with LLM(file, n_ctx=64) as other:
+        np.testing.assert_array_equal(other.logits([Text("abc")]), llm.logits([Text("abc")]))
+    assert file.weights.pointer is None
+    file.close()
+
+
+def test_the_binding_alone_leaves_the_package_as_it_was(llm: LLM) -> None:
+    """What commands do, in a process of their own; numpy and Llama come when they are asked for."""
+    code = f"""
+import sys
+from ppedge.llm.binding import importing
+importing.binding_alone()
+from ppedge.llm.opened_file import OpenedFile
+file = OpenedFile({str(llm.path)!r}, n_threads=1)
+assert not {{"numpy", "llama_cpp", "llama_cpp.llama"}} & sys.modules.keys()
+from ppedge.llm.llm import LLM
+from ppedge.llm.segments import Text
+print(importing.version(), LLM(file).logits([Text("abc")]).argmax())
+import llama_cpp
+assert llama_cpp.__version__ == importing.version()
+assert llama_cpp.Llama and llama_cpp.llama_cpp._lib is importing.binding()._lib
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.split() == [importing.version(), str(llm.logits([Text("abc")]).argmax())]
 
 
 def test_text_comes_in_pieces_that_add_up(tmp_path: Path) -> None:

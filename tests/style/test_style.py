@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ppedge.style.model import MAX_RATIO, ShapeCounts, StyleModel
 from ppedge.style.rules import Ending, NoCopying, NoEcho, NoLoops, quantile, words_of
 from ppedge.style.ruling import Pieces, Rules
-from ppedge.style.shapes import END, LIKELY, Shapes, text_shape
+from ppedge.style.shapes import END, LIKELY, Shapes, likeliest, text_shape
 from ppedge.style.topic import Topic
 
 END_TOKEN = 0
@@ -40,6 +40,20 @@ def model(notes: list[str], everybody: list[str], weight: float = 1.0) -> StyleM
 
 def flat() -> np.ndarray:
     return np.zeros(128, np.float32)
+
+
+# --- the likeliest tokens ---
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=900), st.floats(0, 1), st.integers(0, 99))
+def test_the_likeliest_are_those_of_the_highest_logits(
+    levels: list[int], ruled_out: float, seed: int
+) -> None:
+    logits = np.array(levels, np.float32)
+    logits[np.random.default_rng(seed).random(len(logits)) < ruled_out] = -np.inf
+    found, n_possible = likeliest(logits), int(np.isfinite(logits).sum())
+    assert len(set(found.tolist())) == len(found) == min(LIKELY, n_possible)
+    assert sorted(logits[found]) == sorted(logits)[len(logits) - len(found) :]
 
 
 # --- shapes ---
