@@ -42,7 +42,7 @@ from ppedge.plug.plug import Plug
 from ppedge.style.rules import words_of
 
 MARGIN = 0.3  # between the qualities of two answers, at least
-LEAST = -0.3  # quality of the better one: of some people all answers are bad
+LEAST = -0.6  # quality of the better one: of some people all answers are bad
 EACH = 4  # pairs of one person in a step, at most
 MAX_PROMPT = 96  # LLM tokens
 
