@@ -111,6 +111,16 @@ def test_quality_is_its_formula():
     assert quality(ASKED, answer(bare=-1.2)) == quality(ASKED, answer(bare=-0.5))
 
 
+def test_a_better_answer_is_no_less_in_the_persons_style():
+    best, plain = answer(relevance=0.9, style=0.2, tokens=[1]), answer(relevance=0.3, tokens=[2])
+    worst = answer(relevance=-0.5, style=0.6, tokens=[3], end=None)
+    assert pair_of(ASKED, [best, plain, worst]) is None
+    other = answer(relevance=-0.2, style=0.1, tokens=[4], end=None)
+    assert pair_of(ASKED, [plain, worst, best, other]) == Pair(ASKED, (1, 2), (4,))
+    enough = [answer(relevance=0.9, style=1.5, tokens=[1]), answer(relevance=0.1, style=9.0)]
+    assert pair_of(ASKED, enough) == Pair(ASKED, (1, 2), (5, 6, 7, 2))
+
+
 def test_a_pair_is_the_best_and_the_worst_without_a_fault():
     best, worst = answer(relevance=0.9, tokens=[1]), answer(relevance=0.1, tokens=[2], end=None)
     faulty = answer(faults=1, tokens=[3])
