@@ -103,7 +103,8 @@ def main(words: Sequence[str] | None = None) -> None:
         run = open_run(args, plug, copy.deepcopy(before))
         dev = run.train()
         told = {"steps": run.step, "dev people": dev, **run.settings, "share": args.share}
-        about = {**plug.manifest.about.get("kept soft tokens", {}), "chosen": told}
+        about = plug.manifest.about.get("kept soft tokens", {})
+        about = {**about, "chosen": [*about.get("chosen", ()), told]}
         head = before.toward(run.objective.head.cpu(), args.share)
         write_plug(args.plug, head, args.new, about)
         print(f"written: {args.new}")

@@ -16,8 +16,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise, permutations
-from operator import index, itemgetter
+from functools import partial
+from itertools import pairwise
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -102,31 +103,19 @@ def quality(prompt: str, answer: dict[str, Any]) -> float:
 
 
 def pair_of(prompt: str, answers: Sequence[dict[str, Any]]) -> Pair | None:
-    """The two answers of most different quality; None where all are too much alike, or bad.
-
-    Neither has a fault, and the better one is no less in the person's style, or sense would be
-    bought with their voice.
-    """
-    judged = [
-        (quality(prompt, answer), min(answer["style"], ENOUGH_STYLE), answer)
-        for answer in answers
-        if not answer["faults"] and answer["tokens"]
-    ]
-    pairs = [
-        (gained, better, worse)
-        for (best, style, better), (least, other, worse) in permutations(judged, 2)
-        if style >= other and best >= LEAST and (gained := best - least) >= MARGIN
-    ]
-    if not pairs:
+    """The best and the worst answer without a fault; None where they are too much alike, or bad."""
+    sound = [answer for answer in answers if not answer["faults"] and answer["tokens"]]
+    sound.sort(key=partial(quality, prompt))
+    if len(sound) < 2:
         return None
-    _, better, worse = max(pairs, key=itemgetter(0))
-    return Pair(prompt, ids_of(better), ids_of(worse))
-
-
-def ids_of(answer: dict[str, Any]) -> tuple[int, ...]:
-    """An answer's tokens, with what ended it."""
-    end = [] if answer["end"] is None else [answer["end"]]
-    return tuple(map(index, [*answer["tokens"], *end]))
+    best, worst = quality(prompt, sound[-1]), quality(prompt, sound[0])
+    if best < LEAST or best - worst < MARGIN:
+        return None
+    worse, better = (
+        tuple(map(index, [*answer["tokens"], *([] if answer["end"] is None else [answer["end"]])]))
+        for answer in (sound[0], sound[-1])
+    )
+    return Pair(prompt, better, worse)
 
 
 def read_people(path: Path) -> list[Person]:

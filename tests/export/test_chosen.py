@@ -111,16 +111,6 @@ def test_quality_is_its_formula():
     assert quality(ASKED, answer(bare=-1.2)) == quality(ASKED, answer(bare=-0.5))
 
 
-def test_a_better_answer_is_no_less_in_the_persons_style():
-    best, plain = answer(relevance=0.9, style=0.2, tokens=[1]), answer(relevance=0.3, tokens=[2])
-    worst = answer(relevance=-0.5, style=0.6, tokens=[3], end=None)
-    assert pair_of(ASKED, [best, plain, worst]) is None
-    other = answer(relevance=-0.2, style=0.1, tokens=[4], end=None)
-    assert pair_of(ASKED, [plain, worst, best, other]) == Pair(ASKED, (1, 2), (4,))
-    enough = [answer(relevance=0.9, style=1.5, tokens=[1]), answer(relevance=0.1, style=9.0)]
-    assert pair_of(ASKED, enough) == Pair(ASKED, (1, 2), (5, 6, 7, 2))
-
-
 def test_a_pair_is_the_best_and_the_worst_without_a_fault():
     best, worst = answer(relevance=0.9, tokens=[1]), answer(relevance=0.1, tokens=[2], end=None)
     faulty = answer(faults=1, tokens=[3])
@@ -241,7 +231,7 @@ def test_the_better_answers_gain_on_the_worse(run, plug):
     assert found.space.layout == before.space.layout
     about = found.manifest.about["kept soft tokens"]
     assert about["steps"] == 1  # What they were before is still told.
-    assert about["chosen"]["dev people"] == told[-1]["dev"]
+    assert [each["dev people"] for each in about["chosen"]] == [told[-1]["dev"]]
     pooled = np.linspace(-1, 1, tiny_plug.D_VALUE, dtype=np.float32)
     assert np.abs(found.project_kept(pooled) - before.project_kept(pooled)).max() > 1e-3
 
@@ -251,11 +241,22 @@ def test_a_share_of_the_way_is_between(run, plug, tmp_path):
     shutil.rmtree(tmp_path / "new")
     folder, printed = run("--share", "0.25")
     assert "resumed at step 6" in printed
-    assert Plug(folder).manifest.about["kept soft tokens"]["chosen"]["share"] == 0.25
+    assert Plug(folder).manifest.about["kept soft tokens"]["chosen"][-1]["share"] == 0.25
     half = read_head(Plug(folder)).state_dict()
     for name, value in before.state_dict().items():
         wanted = 0.75 * value + 0.25 * whole.state_dict()[name]
         torch.testing.assert_close(half[name], wanted, atol=1e-6, rtol=1e-5)
+
+
+def test_a_second_round_is_told_beside_the_first(run, plug, tmp_path):
+    first, _ = run()
+    shutil.rmtree(plug)
+    shutil.move(first, plug)
+    (tmp_path / "chosen.pt").unlink()
+    second, _ = run("--share", "0.5")
+    rounds = Plug(second).manifest.about["kept soft tokens"]["chosen"]
+    assert [each["share"] for each in rounds] == [1.0, 0.5]
+    assert [each["plug"] for each in rounds][1] == Plug(plug).sha256
 
 
 def test_a_run_goes_on_where_it_stopped(run, tmp_path):
