@@ -25,7 +25,7 @@ PARTS: Final = ("turns", "soft", "control", "ngrams", "style", "rules", "topic")
 _FULL: Final[dict[str, Any]] = {
     "turns": DEFAULT_TURNS,
     "control": 1.0,
-    "style": 0.35,
+    "style": 0.4,
     "topic": 1.5,
 }
 
@@ -52,7 +52,7 @@ class Blend:
     soft: bool = True
     control: float = 0.0
     ngrams: bool = False
-    style: float = 0.35
+    style: float = 0.4
     rules: bool = True
     topic: float = 1.5
 
