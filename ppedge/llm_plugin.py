@@ -16,7 +16,6 @@ from pydantic import Field
 
 from ppedge.defaults import data_home
 from ppedge.errors import PpedgeError
-from ppedge.llm.sampling import MAX_SEED, MAX_STRENGTH
 
 if TYPE_CHECKING:
     from ppedge.answer import Answer
@@ -36,13 +35,10 @@ class PpedgeOptions(llm.Options):
         default=None, ge=0, description="0 takes the likeliest token each time; more strays more"
     )
     seed: int | None = Field(
-        default=None, ge=0, le=MAX_SEED, description="The same seed writes the same text"
+        default=None, ge=0, le=2**32 - 2, description="The same seed writes the same text"
     )
     strength: float | None = Field(
-        default=None,
-        ge=0,
-        le=MAX_STRENGTH,
-        description="How much of the persona; above 1 costs sense",
+        default=None, ge=0, le=5, description="How much of the persona; above 1 costs sense"
     )
     max_tokens: int | None = Field(default=None, ge=1, description="Longest answer, in tokens")
 

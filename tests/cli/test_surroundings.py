@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -247,7 +246,7 @@ CHATML = (
 )
 HOSTILE = "{% for a in range(10**9) %}{{ ''.__class__.__mro__[1].__subclasses__() }}{% endfor %}"
 TEMPLATES = {"no template": "", "ChatML": CHATML, "a hostile template": HOSTILE}
-REFUSED = {"bert", "gemma-embedding", "gemma3n"}
+REFUSED = {"bert", "gemma-embedding"}
 
 
 @pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES.keys())
@@ -260,7 +259,7 @@ def test_every_architecture_answers_or_is_refused_in_one_line(
     words = ["personalize", "--history", history, "--model", model, "--plug", "none",
              "--max-tokens", "4", "--seed", "1", "rain"]  # fmt: skip
     if architecture in REFUSED:
-        assert re.search("cannot (write any|take soft tokens)", ppedge.error(*words))
+        assert "cannot write any" in ppedge.error(*words)
     else:
         assert ppedge.good(*words).endswith("\n")
 
@@ -271,10 +270,7 @@ def test_every_architecture_answers_or_is_refused_in_one_line(
 def test_ctrl_c_that_an_import_makes_an_error_of_its_own_ends_it_as_ever(
     kept: Command, tmp_path: Path
 ) -> None:
-    """As onnxruntime does, whose own code in C takes KeyboardInterrupt for a failure.
-
-    Where there is a model to open too, another thread imports it, which no signal comes to.
-    """
+    """As onnxruntime does, whose own code in C takes KeyboardInterrupt for a failure."""
     notes = tmp_path / "notes.jsonl"
     notes.write_text('{"text": "the bread is out"}\n')
     (tmp_path / "onnxruntime.py").write_text(
@@ -286,19 +282,21 @@ def test_ctrl_c_that_an_import_makes_an_error_of_its_own_ends_it_as_ever(
         "except KeyboardInterrupt:\n"
         "    raise ImportError('initialization failed') from None\n"
     )
-    run = kept.start("notes", "add", notes, PYTHONPATH=str(tmp_path))
-    _, told = run.communicate(timeout=120)
-    assert run.returncode == 130
-    assert b"Traceback" not in told
+    commands = (["notes", "add", str(notes)], ANSWER)
+    for words in commands:
+        run = kept.start(*words, PYTHONPATH=str(tmp_path))
+        _, told = run.communicate(timeout=120)
+        assert run.returncode == 130
+        assert b"Traceback" not in told
     (tmp_path / "onnxruntime.py").write_text("raise ImportError('no such library')\n")
-    for words in (["notes", "add", str(notes)], ANSWER):
+    for words in commands:
         run = kept.start(*words, PYTHONPATH=str(tmp_path))
         _, told = run.communicate(timeout=120)
         assert run.returncode == 1
         assert b"no such library" in told
 
 
-def test_ctrl_c_while_another_thread_imports_ends_it_when_that_is_done(
+def test_ctrl_c_while_a_library_is_imported_ends_it_when_that_is_done(
     kept: Command, tmp_path: Path
 ) -> None:
     (tmp_path / "onnxruntime.py").write_text(

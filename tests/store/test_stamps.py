@@ -177,7 +177,7 @@ def test_another_version_of_ppedge_reads_the_file_again(
     persona: Persona, history: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sync(persona, history)
-    monkeypatch.setattr("ppedge.store.stamps.version", lambda name: "99")
+    monkeypatch.setattr("ppedge.store.stamps.__version__", "99")
     assert not is_known(persona, history)
 
 
