@@ -25,7 +25,8 @@ def ensure_loadable(gguf: Gguf) -> None:
         ModelError: the file is damaged, or is no model that writes text.
     """
     architecture = gguf.architecture
-    if not gguf.embedding.shape or not gguf.n_vocab:  # Either says so where it is not there.
+    _, n_rows = gguf.embedding.shape
+    if not n_rows or not gguf.n_vocab:
         raise _damaged(gguf, "it has no tokens")
     if not gguf.get(f"{architecture}.attention.causal", True):
         raise ModelError(

@@ -63,8 +63,10 @@ def soft_rows(soft: Soft, index: int, n_embd: int) -> NDArray[np.float32]:
         )
     with np.errstate(over="ignore"):
         rows = vectors.astype(np.float32)
-    if not np.isfinite(rows).all():
-        row = int(np.argwhere(~np.isfinite(rows))[0][0])
+        # An architecture may multiply them by as much (``ppedge.llm.probe``).
+        widest = rows * np.sqrt(np.float32(n_embd))
+    if not np.isfinite(widest).all():
+        row = int(np.argwhere(~np.isfinite(widest))[0][0])
         raise ModelError(f"segment {index}: soft token {row} holds a NaN or an infinity")
     return rows
 

@@ -63,6 +63,13 @@ def test_what_is_held_outlives_that_the_scale_is_found(llm: LLM) -> None:
         close(found, llm.logits([Text(BEFORE + MIDDLE)]))
 
 
+def test_rows_that_no_scale_leaves_finite_are_refused(llm: LLM) -> None:
+    rows = soft(llm, MIDDLE).vectors.copy()
+    rows[2] = 1e38
+    with pytest.raises(ModelError, match="segment 1: soft token 2 holds a NaN or an infinity"):
+        llm.logits([Text(BEFORE), Soft(rows)])
+
+
 def test_another_scale_would_show(llm: LLM) -> None:
     wanted = llm.logits([Text(BEFORE + MIDDLE)])
     rows = soft(llm, MIDDLE).vectors

@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec, module_from_spec
 from typing import Any, Final
@@ -17,8 +18,6 @@ from ppedge.errors import ModelError
 _PACKAGE: Final = "llama_cpp"
 _BINDING: Final = f"{_PACKAGE}.llama_cpp"
 _VERSION: Final = re.compile(r'^__version__ = "([^"]+)"', re.MULTILINE)
-
-_alone: list[str] = []  # the version, once the binding was imported alone
 
 
 def binding() -> Any:
@@ -57,19 +56,16 @@ def binding_alone() -> None:
         ModelError: as `binding`.
     """
     spec = None if _PACKAGE in sys.modules else find_spec(_PACKAGE)
-    version = _version_in(spec) if spec else None
-    if spec and version:
+    if spec and _version_in(spec):
         with _not_executed(spec):
             binding()
-        _alone.append(version)
 
 
+@cache
 def version() -> str:
-    """llama-cpp-python's version."""
-    if _alone:
-        return _alone[0]
-    found: str = importlib.import_module(_PACKAGE).__version__
-    return found
+    """llama-cpp-python's version; of a package that is not imported, what its source says."""
+    spec = None if _PACKAGE in sys.modules else find_spec(_PACKAGE)
+    return (spec and _version_in(spec)) or str(importlib.import_module(_PACKAGE).__version__)
 
 
 def _version_in(spec: ModuleSpec) -> str | None:
