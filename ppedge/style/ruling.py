@@ -69,8 +69,8 @@ class Pieces:
     def says(self, tokens: Tokens, words: Iterable[str]) -> Mask:
         """Which tokens have one of ``words`` for their first."""
         said = self._table(tokens)[:, 2]  # First: a word has a number once a token says it.
-        found: Mask = np.isin(said, [number for word in words if (number := self._words.get(word))])
-        return found
+        numbers = {number for word in words if (number := self._words.get(word))}
+        return np.array([number in numbers for number in said.tolist()], np.bool_)
 
     def starts(self, tokens: Tokens, char: str) -> Mask:
         """Which tokens have ``char``, without case, for their first character."""

@@ -19,17 +19,31 @@ START: Final = "start"
 LIKELY: Final = 256
 """Tokens that the model holds for likeliest, and that rules and manner look at."""
 
+_GROUPS: Final = 1024
+
 
 def likeliest(logits: NDArray[np.float32]) -> NDArray[np.int64]:
     """The `LIKELY` tokens of the highest logits, in order; fewer where others are -inf."""
-    possible = np.flatnonzero(logits > -np.inf)
-    if len(possible) <= LIKELY:  # Somebody has chosen them already, which spares a sort.
-        return possible
-    # numpy parts float32 values with SIMD, and their places without.
-    least = np.partition(logits, -LIKELY)[-LIKELY]
-    found = np.flatnonzero(logits >= least)
+    bound = _bound(logits)
+    near = np.flatnonzero(logits >= bound if bound > -np.inf else logits > -np.inf)
+    if len(near) <= LIKELY:
+        return near
+    values = logits[near]
+    least = np.partition(values, -LIKELY)[-LIKELY]
+    found = near[values >= least]
     surplus = len(found) - LIKELY
     return np.delete(found, np.flatnonzero(logits[found] == least)[-surplus:]) if surplus else found
+
+
+def _bound(logits: NDArray[np.float32]) -> float:
+    """A logit that `LIKELY` tokens have at least; -inf where that is not known.
+
+    So many of some groups have a highest logit that high, and each has a token of its own. Few
+    others are above it, and parting them all is ten times the work.
+    """
+    in_groups = len(logits) - len(logits) % _GROUPS
+    highest = logits[:in_groups].reshape(-1, _GROUPS).max(0, initial=-np.inf)
+    return float(np.partition(highest, -LIKELY)[-LIKELY])
 
 
 class Vocabulary(Protocol):
