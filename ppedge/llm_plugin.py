@@ -28,6 +28,8 @@ _DEFAULT: Final = "default"
 class PpedgeOptions(llm.Options):
     """What ``llm -o NAME VALUE`` sets."""
 
+    # Bounds are those of `ppedge.llm.sampling`, which is not imported where llm only starts.
+
     persona: str | None = Field(
         default=None, description="Name, or folder, of the kept notes to write like"
     )

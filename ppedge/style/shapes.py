@@ -19,7 +19,7 @@ START: Final = "start"
 LIKELY: Final = 256
 """Tokens that the model holds for likeliest, and that rules and manner look at."""
 
-_GROUPS: Final = 1024
+_GROUPS: Final = 1024  # of tokens; more than `LIKELY`
 
 
 def likeliest(logits: NDArray[np.float32]) -> NDArray[np.int64]:

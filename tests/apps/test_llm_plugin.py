@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from ppedge import Personalizer, Sampling
+from ppedge.llm.sampling import MAX_SEED, MAX_STRENGTH
 from ppedge.turns.form import Turn
 from tests import tiny_gguf
 from tests.apps.conftest import PEOPLE
@@ -208,6 +209,14 @@ def test_options_out_of_range_are_refused_before_anything_is_loaded(llm: Llm) ->
     code, out, err = llm.run("-m", "ppedge", *options, "hi", PPEDGE_MODEL="/no/such.gguf")
     assert (code, out) == (1, "")
     assert [line.removeprefix("Error: ") for line in err.splitlines()[::2]] == list(wrong)
+
+
+def test_the_bounds_of_options_are_those_of_answers() -> None:
+    from ppedge.llm_plugin import PpedgeOptions  # Late: it imports llm.
+
+    options = PpedgeOptions.model_json_schema()["properties"]
+    bounds = {name: options[name]["anyOf"][0].get("maximum") for name in ("seed", "strength")}
+    assert bounds == {"seed": MAX_SEED, "strength": MAX_STRENGTH}
 
 
 def test_without_notes_it_says_how_to_keep_some(tmp_path: Path) -> None:

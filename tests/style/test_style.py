@@ -45,28 +45,27 @@ def flat() -> np.ndarray:
 # --- the likeliest tokens ---
 
 
+def ensure_likeliest(logits: np.ndarray, ruled_out: float, seed: int) -> None:
+    logits[np.random.default_rng(seed).random(len(logits)) < ruled_out] = -np.inf
+    found, n_possible = likeliest(logits), int(np.isfinite(logits).sum())
+    assert found.tolist() == sorted(set(found.tolist()))
+    assert len(found) == min(LIKELY, n_possible)
+    assert sorted(logits[found]) == sorted(logits)[len(logits) - len(found) :]
+
+
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=900), st.floats(0, 1), st.integers(0, 99))
 def test_the_likeliest_are_those_of_the_highest_logits(
     levels: list[int], ruled_out: float, seed: int
 ) -> None:
-    logits = np.array(levels, np.float32)
-    logits[np.random.default_rng(seed).random(len(logits)) < ruled_out] = -np.inf
-    found, n_possible = likeliest(logits), int(np.isfinite(logits).sum())
-    assert len(set(found.tolist())) == len(found) == min(LIKELY, n_possible)
-    assert sorted(logits[found]) == sorted(logits)[len(logits) - len(found) :]
+    ensure_likeliest(np.array(levels, np.float32), ruled_out, seed)
 
 
 @given(st.integers(1024, 6000), st.integers(2, 5000), st.floats(0, 1), st.integers(0, 99))
 def test_they_are_so_in_a_large_vocabulary(
     size: int, n_levels: int, ruled_out: float, seed: int
 ) -> None:
-    rng = np.random.default_rng(seed)
-    logits = rng.integers(0, n_levels, size).astype(np.float32)
-    logits[rng.random(size) < ruled_out] = -np.inf
-    found, n_possible = likeliest(logits), int(np.isfinite(logits).sum())
-    assert found.tolist() == sorted({*found.tolist()})
-    assert len(found) == min(LIKELY, n_possible)
-    assert sorted(logits[found]) == sorted(logits)[len(logits) - len(found) :]
+    levels = np.random.default_rng(seed + 100).integers(0, n_levels, size)
+    ensure_likeliest(levels.astype(np.float32), ruled_out, seed)
 
 
 # --- shapes ---
