@@ -19,7 +19,7 @@ MAX_STYLE: Final = 2.0
 MAX_TOPIC: Final = 5.0
 MAX_CONTROL: Final = 2.0
 
-PARTS: Final = ("turns", "soft", "control", "ngrams", "style", "rules", "topic")
+PARTS: Final = ("turns", "soft", "control", "ngrams", "style", "rules", "topic", "address")
 """Names of what `Blend.with_parts` and `Blend.without` turn on and off."""
 
 _FULL: Final[dict[str, Any]] = {
@@ -43,6 +43,8 @@ class Blend:
         style: weight of the person's shapes (``ppedge.style.model``), 0 to `MAX_STYLE`.
         rules: whether an answer ends where its author would, and may neither copy nor loop.
         topic: nats that the prompt's own words gain until they are said, 0 to `MAX_TOPIC`.
+        address: whether an answer that is for somebody begins with a word to them
+            (``ppedge.style.address``).
 
     Raises:
         ModelError: a value is out of range.
@@ -55,6 +57,7 @@ class Blend:
     style: float = 0.4
     rules: bool = True
     topic: float = 1.5
+    address: bool = True
 
     def __post_init__(self) -> None:
         """Check the numbers."""

@@ -19,6 +19,7 @@ from ppedge.llm.segments import Soft
 from ppedge.plug.conditioning import Conditioning
 from ppedge.plug.no_plug import NoPlug
 from ppedge.plug.plug import Plug
+from ppedge.style.address import Address
 from ppedge.style.manner import Manner
 from ppedge.style.topic import Topic
 from ppedge.turns.form import ChatForm, PlugForm, TemplateForm
@@ -105,6 +106,8 @@ def say(
         first: what has its say before all of these.
     """
     processors = list(first)
+    if manner and blend.address:
+        processors.append(Address(llm, prompt, manner.greetings).process)
     if blend.topic:
         processors.append(Topic(llm, prompt, blend.topic).process)
     if memory:

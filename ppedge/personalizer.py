@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from ppedge.closable import Closable
 from ppedge.defaults import find_model, is_plug_named, open_plug
 from ppedge.explanation import Explanation, explanation, turn_notes
 from ppedge.fitting import does_fit, ensure_fits, say
+from ppedge.llm.binding.ggml import Cancel
 from ppedge.llm.candidates import Candidate, ensure_count
 from ppedge.llm.chat_template import PLAIN_STOP
 from ppedge.llm.guidance import ensure_strength
@@ -34,7 +36,7 @@ from ppedge.store.persona import Persona, Sample
 from ppedge.style.manner import Manner, Manners, Voices
 from ppedge.style.reranking import Judgement, judge, relevance_by
 from ppedge.turns.form import Turn
-from ppedge.turns.prefixes import Notify
+from ppedge.turns.prefixes import Notify, Prefix
 
 
 def _silent(line: str) -> None:
@@ -275,8 +277,9 @@ class Personalizer(Closable):
             return Answer(bare, timeout=timeout)
         blend = blend or Blend()
         manner = self._manner(persona, blend)
-        if manner and (blend.style or blend.rules):
-            manner.begin()  # Beside what the model reads until its first token.
+        speaks = manner if blend.style or blend.rules else None
+        if speaks:
+            speaks.begin()  # Beside what the model reads until its first token.
         said = self._prompting.say(prompt, persona, manner, blend, heaviest)
         segments = given(said.prefix, conversation, prompt, said.soft)
         memory = said.condition().memory if blend.ngrams else None
@@ -289,7 +292,7 @@ class Personalizer(Closable):
             processor = self.llm.guide(given(None, conversation, prompt), strength, inner)
         prefix = said.prefix
         turns, before = (prefix.turns, prefix.segments) if prefix else ([], [])
-        prepare = partial(self._prompting.prefixes.held, persona, prefix) if prefix else None
+        prepare = partial(self._ready, persona, prefix, speaks) if prefix else None
         writing: Writing
         if best_of == 1 or manner is None:
             writing = self.llm.generate(
@@ -369,6 +372,16 @@ class Personalizer(Closable):
     def _manner(self, persona: Persona, blend: Blend) -> Manner | None:
         """How the persona's owner writes; None of somebody without notes."""
         return self._manners.of(persona, blend.style)
+
+    @contextmanager
+    def _ready(
+        self, persona: Persona, prefix: Prefix, manner: Manner | None, cancel: Cancel
+    ) -> Iterator[None]:
+        """Have the model hold a prefix for the block, and keep what is made for the first time."""
+        with self._prompting.prefixes.held(persona, prefix, cancel):
+            if manner:
+                manner.keep(persona)
+            yield
 
     def _judge(
         self, prompt: str, manner: Manner, candidates: Sequence[Candidate]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -90,6 +91,25 @@ def test_an_encoder_decoder_model_answers_too(tmp_path: Path) -> None:
         persona.add(NOTES, opened.plug.encode_notes)
         opened.stream(PROMPT, persona, WARM, blend=Blend(turns=1)).read()
         assert states(persona) == []
+
+
+@pytest.mark.parametrize("best_of", [1, 3])
+@pytest.mark.parametrize("template", ["", CHATML])
+def test_a_message_begins_with_a_word_to_whom_it_is_for(
+    tmp_path: Path, template: str, best_of: int
+) -> None:
+    path = tiny_gguf.write(tmp_path / "a.gguf", n_ctx=2048, chat_template=template)
+    prompt, sampling = "Thank Dana for the bread.", Sampling(max_tokens=40, seed=5)
+    with (
+        Personalizer.open(path, "none", n_threads=1) as opened,
+        opened.persona(tmp_path / "me") as persona,
+    ):
+        persona.add([*NOTES, Note("hey ann, rain again")], opened.plug.encode_notes)
+        found = opened.stream(prompt, persona, sampling, best_of=best_of).read()
+        assert re.match(r"hey dana[,!] (thank you|thanks|many thanks)", found)
+        without = Blend().without("address")
+        found = opened.stream(prompt, persona, sampling, best_of=best_of, blend=without).read()
+        assert not found.startswith("hey dana")
 
 
 def test_a_model_that_the_default_plug_does_not_fit_has_none_and_says_so(

@@ -39,7 +39,7 @@ from export.training.turns import MIDDLE, OPENING, Prefixes, stacked
 from ppedge.notes.reader import Note
 from ppedge.plug.conditioning import mean_query
 from ppedge.plug.plug import Plug
-from ppedge.style.rules import words_of
+from ppedge.style.words import words_of
 
 MARGIN = 0.3  # between the qualities of two answers, at least
 LEAST = -0.6  # quality of the better one: of some people all answers are bad

@@ -19,6 +19,7 @@ from ppedge.store.files import disk_errors
 from ppedge.store.following import follow
 from ppedge.store.opening import check_fit, current_rows, is_made, make_store, open_table, tidy
 from ppedge.store.persona_reader import NotesChangedError, PersonaReader, Sample
+from ppedge.store.prefix_files import Kind
 from ppedge.store.reports import ChangeReport, Problem, Receipt, Stats
 from ppedge.store.rows import Space
 from ppedge.store.scope import Scope
@@ -265,13 +266,14 @@ class Persona(PersonaReader):
         self._views.add(view)
         return view
 
-    def keep_prefix(self, key: str, version: int, state: bytes) -> bool:
-        """Keep a model's state of this store's notes beside them, to go when any of them goes.
+    def keep_prefix(self, key: str, version: int, state: bytes, kind: Kind = "prefix") -> bool:
+        """Keep what was made of this store's notes beside them, to go when any of them goes.
 
         Args:
-            key: 64 hex digits, of all that the state hangs on.
+            key: 64 hex digits, of all that it hangs on.
             version: of the notes that it was made of.
             state: any bytes.
+            kind: a model's state behind turns, or what was counted of a person's manner.
 
         Returns:
             Whether it was kept; not where the store cannot be written, is being changed, or is of
@@ -281,7 +283,7 @@ class Persona(PersonaReader):
             return False
         try:
             with writing(self.path, 0.0) as writer:
-                writer.keep_prefix(key, version, state)
+                writer.keep_prefix(kind, key, version, state)
                 return writer.state.version == version
         except StoreError:
             return False  # It is only kept to be quick.

@@ -22,7 +22,7 @@ from ppedge.store.check import find_problems, mode_problems
 from ppedge.store.database import has_log, sqlite_errors
 from ppedge.store.files import disk_errors
 from ppedge.store.opening import check_fit, current_rows
-from ppedge.store.prefix_files import PrefixFiles
+from ppedge.store.prefix_files import Kind, PrefixFiles
 from ppedge.store.reports import Problem, Stats
 from ppedge.store.rows import Layout, RowFiles, Space
 from ppedge.store.scope import Scope
@@ -218,11 +218,11 @@ class PersonaReader(Closable):
                 frozenset(i for i, row in enumerate(chosen) if marks.get(row) == PIN),
             )
 
-    def kept_prefix(self, key: str) -> memoryview | None:
-        """A model's state that `keep_prefix` kept under this key; None where there is none."""
+    def kept_prefix(self, key: str, kind: Kind = "prefix") -> memoryview | None:
+        """What `keep_prefix` kept under this key; None where there is none."""
         with self._reading():
             files = PrefixFiles(self.path, self._table.state().file_version)
-            return files.read(key, used=self._keeps)
+            return files.read(kind, key, used=self._keeps)
 
     def is_synced(self, content: str) -> bool:
         """Whether `Persona.sync` was told of this content, and nothing has changed since."""

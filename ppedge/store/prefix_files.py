@@ -1,11 +1,12 @@
-"""States that a model was left in by a person's turns, kept beside the store of their notes.
+"""What was made of a person's notes for a model, kept beside the store: the state that their turns
+leave it in, and what was counted of their manner.
 
-A file holds what a model computed of some notes, so it is as private as they are: it carries the
+A file holds what was computed of some notes, so it is as private as they are: it carries the
 store's file version in its name and goes, like the row files, when any note goes. It is written
 whole under another name first, and begins with its key and a checksum; what does not match is
 not used.
 
-    ppedge prefix 1 <key: 64 hex digits> <SHA-256 of the rest: 64 hex digits>\\n<bytes>
+    ppedge <kind> 1 <key: 64 hex digits> <SHA-256 of the rest: 64 hex digits>\\n<bytes>
 """
 
 from __future__ import annotations
@@ -15,16 +16,18 @@ import os
 import re
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from ppedge.store.files import disk_errors, file_versions, write_whole
 
-KEPT: Final = 3
-"""Files of one store, those used last; each model, form of turns, and scope has its own."""
+Kind = Literal["prefix", "manner"]
+"""What a file is of: the state that turns leave a model in, or what was counted of a manner."""
 
-_MAGIC: Final = b"ppedge prefix 1 "
-_HEAD_BYTES: Final = len(_MAGIC) + 64 + 1 + 64 + 1
-_NAME: Final = re.compile(r"prefix\.(\d+)\.[0-9a-f]{16}(?:\.part)?")
+KEPT: Final = 3
+"""Files of a kind in one store, those used last; each model, form and scope has its own."""
+
+_HEAD_BYTES: Final = len("ppedge prefix 1 ") + 64 + 1 + 64 + 1
+_NAME: Final = re.compile(r"(?:prefix|manner)\.(\d+)\.[0-9a-f]{16}(?:\.part)?")
 
 
 class PrefixFiles:
@@ -40,14 +43,15 @@ class PrefixFiles:
         """Generations of which a file is in ``folder``."""
         return file_versions(folder, _NAME)
 
-    def read(self, key: str, *, used: bool = False) -> memoryview | None:
-        """The state kept under a key, not copied; None where there is none that is whole.
+    def read(self, kind: Kind, key: str, *, used: bool = False) -> memoryview | None:
+        """What is kept under a key, not copied; None where there is none that is whole.
 
         Args:
+            kind: what it is of.
             key: 64 hex digits.
             used: count it as the newest from now on, so that others make way before it.
         """
-        path = self._path(key)
+        path = self._path(kind, key)
         try:
             data = path.read_bytes()
         except OSError:
@@ -55,22 +59,23 @@ class PrefixFiles:
         # Megabytes: a slice of bytes would be a copy.
         end = data.find(b"\n", 0, _HEAD_BYTES)
         state = memoryview(data)[end + 1 :]
-        whole = end > 0 and data[:end] == _head(key, state)
+        whole = end > 0 and data[:end] == _head(kind, key, state)
         if whole and used:
             with suppress(OSError):
                 os.utime(path)
         return state if whole else None
 
-    def write(self, key: str, state: bytes) -> None:
-        """Keep a state, and drop all but the newest.
+    def write(self, kind: Kind, key: str, state: bytes) -> None:
+        """Keep something, and drop all but the newest of its kind.
 
         Raises:
             StoreError: the disk refuses.
         """
-        path = self._path(key)
+        path = self._path(kind, key)
         with disk_errors(path):
-            write_whole(path, _head(key, state) + b"\n", state)
-            kept = sorted(self._all(), key=lambda each: each.stat().st_mtime_ns)
+            write_whole(path, _head(kind, key, state) + b"\n", state)
+            alike = [each for each in self._all() if each.name.startswith(kind)]
+            kept = sorted(alike, key=lambda each: each.stat().st_mtime_ns)
             for old in kept[:-KEPT]:
                 old.unlink(missing_ok=True)
 
@@ -84,9 +89,9 @@ class PrefixFiles:
         found = ((path, _NAME.fullmatch(path.name)) for path in self._folder.iterdir())
         return [path for path, match in found if match and int(match[1]) == self._file_version]
 
-    def _path(self, key: str) -> Path:
-        return self._folder / f"prefix.{self._file_version}.{key[:16]}"
+    def _path(self, kind: Kind, key: str) -> Path:
+        return self._folder / f"{kind}.{self._file_version}.{key[:16]}"
 
 
-def _head(key: str, state: bytes | memoryview) -> bytes:
-    return _MAGIC + f"{key} {hashlib.sha256(state).hexdigest()}".encode()
+def _head(kind: Kind, key: str, state: bytes | memoryview) -> bytes:
+    return f"ppedge {kind} 1 {key} {hashlib.sha256(state).hexdigest()}".encode()

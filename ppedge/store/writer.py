@@ -23,7 +23,7 @@ from ppedge.store.changes import RowUpdate, diff
 from ppedge.store.database import sqlite_errors
 from ppedge.store.encode import Encode, Progress, chunks, stage_key, vectors_by_digest
 from ppedge.store.files import disk_errors, sync_directory, writer_lock
-from ppedge.store.prefix_files import PrefixFiles
+from ppedge.store.prefix_files import Kind, PrefixFiles
 from ppedge.store.reports import ChangeReport
 from ppedge.store.rows import Block, Layout, RowFiles, Space, as_block
 from ppedge.store.sql_read import FILE_NAME, State, identity
@@ -303,10 +303,10 @@ class StoreWriter:
         self._remove_other_files()
         self._scrub()
 
-    def keep_prefix(self, key: str, version: int, state: bytes) -> None:
-        """Keep a model's state of notes of ``version``; not if they have changed since."""
+    def keep_prefix(self, kind: Kind, key: str, version: int, state: bytes) -> None:
+        """Keep what was made of notes of ``version``; not if they have changed since."""
         if self.state.version == version:
-            PrefixFiles(self.folder, self.state.file_version).write(key, state)
+            PrefixFiles(self.folder, self.state.file_version).write(kind, key, state)
 
     def drop_staged(self) -> None:
         """Erase the vectors that an interrupted change kept aside for a next one."""

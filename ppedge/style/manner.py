@@ -1,10 +1,12 @@
 """One person's manner for one model: turns, shapes, rules and wording, made of some of their notes.
 
-Made anew when the notes change; kept in memory until then.
+Made anew when the notes change; until then it is in memory, and what was counted is kept beside the
+store, as counting takes longer than reading a prompt.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
 from collections import OrderedDict
@@ -18,8 +20,10 @@ from ppedge.errors import PpedgeError
 from ppedge.llm.llm import LLM
 from ppedge.llm.ngram_cache import Gate, NgramCacheConfig
 from ppedge.store.persona import Persona, Sample
+from ppedge.style.address import Greetings
+from ppedge.style.ending import Ending
 from ppedge.style.model import ShapeCounts, StyleModel
-from ppedge.style.rules import Ending, NoCopying, NoLoops
+from ppedge.style.rules import NoCopying, NoFiller, NoLoops
 from ppedge.style.ruling import Pieces, Rules
 from ppedge.style.shapes import Shapes
 
@@ -31,6 +35,8 @@ MAX_NOTE_CHARS: Final = 2000
 
 _KEPT: Final = 4
 """Manners in memory."""
+
+_FORMAT: Final = 1  # raised with what is looked for in notes, or how it is told
 
 _EVERYBODY: Final = Path(__file__).with_name("everybody.json")
 
@@ -92,15 +98,23 @@ class Manner:
         voices: of the model.
         sample: of the author's notes, at least one.
         weight: of the shapes in what is written, see ``ppedge.style.model``.
+        kept: what `keep` kept of the same notes; None for nothing.
     """
 
-    def __init__(self, voices: Voices, sample: Sample, weight: float) -> None:
+    def __init__(
+        self,
+        voices: Voices,
+        sample: Sample,
+        weight: float,
+        kept: bytes | memoryview | None = None,
+    ) -> None:
         """Take the notes; the rest is made when it is asked for."""
         self.sample = sample
         self._voices = voices
         self._weight = weight
         self._texts = [note.output[:MAX_NOTE_CHARS] for note in sample.notes]
         self._making = threading.RLock()
+        self._kept, self._is_kept = kept, kept is not None
 
     def begin(self) -> None:
         """Make all of it on a thread; who asks for a part meanwhile waits for it."""
@@ -114,16 +128,41 @@ class Manner:
             return self._style
 
     @property
-    def copying(self) -> NoCopying:
-        """What of the notes may not be copied."""
-        with self._making:
-            return self._copying
-
-    @property
     def rules(self) -> Rules:
         """Where an answer ends, and what it may not copy."""
         with self._making:
             return self._rules
+
+    @cached_property
+    def copying(self) -> NoCopying:
+        """What of the notes may not be copied."""
+        return NoCopying(self._texts)
+
+    @cached_property
+    def greetings(self) -> Greetings:
+        """How the person begins when they write to somebody."""
+        return Greetings(self._texts)
+
+    def keep(self, persona: Persona) -> None:
+        """Keep what was counted beside the notes, once, to go when any of them goes.
+
+        Args:
+            persona: whose notes they are.
+
+        Raises:
+            ModelError: the model is closed.
+        """
+        with self._making:
+            shapes, loops, ending = self._counted
+            if self._is_kept:
+                return
+            self._is_kept = True  # A store that cannot be written is not asked each time.
+        found = {"shapes": shapes.tables(), "loops": loops.found(), "ending": ending.found()}
+        key, version = (
+            manner_key(self._voices.llm, persona, self.sample.version),
+            self.sample.version,
+        )
+        persona.keep_prefix(key, version, json.dumps(found).encode(), "manner")
 
     # --- made once, by whoever is first ---
 
@@ -133,26 +172,46 @@ class Manner:
             _ = self._style, self._rules
 
     @cached_property
-    def _tokens(self) -> list[list[int]]:
-        return [self._voices.tokens(text, ended=True) for text in self._texts]
+    def _counted(self) -> tuple[ShapeCounts, NoLoops, Ending]:
+        """What takes time to make of notes."""
+        kept, self._kept = self._kept, None
+        if kept is not None:
+            try:
+                found = json.loads(bytes(kept))
+                shapes = ShapeCounts.of_tables(found["shapes"])
+                return shapes, NoLoops.of(found["loops"]), Ending.of(found["ending"])
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+                self._is_kept = False
+        voices = self._voices
+        tokens = [voices.tokens(text, ended=True) for text in self._texts]
+        shapes = ShapeCounts([voices.shapes(token) for token in text] for text in tokens)
+        return shapes, NoLoops(self._texts), Ending(self._texts, list(map(len, tokens)))
 
     @cached_property
     def _style(self) -> StyleModel:
         voices = self._voices
-        return StyleModel(voices.shapes, self._tokens, voices.everybody, self._weight)
-
-    @cached_property
-    def _copying(self) -> NoCopying:
-        return NoCopying(self._texts)
+        return StyleModel(voices.shapes, self._counted[0], voices.everybody, self._weight)
 
     @cached_property
     def _rules(self) -> Rules:
         voices = self._voices
-        ending = Ending(self._texts, [len(tokens) for tokens in self._tokens])
-        brackets = any("[" in text for text in self._texts)
-        loops = NoLoops(self._texts)
-        end = voices.llm.end_token
-        return Rules(voices.pieces, end, self._copying, loops, ending, brackets=brackets)
+        _, loops, ending = self._counted
+        filler, end = NoFiller(self._texts), voices.llm.end_token
+        return Rules(voices.pieces, end, self.copying, loops, filler, ending)
+
+
+def manner_key(llm: LLM, persona: Persona, version: int) -> str:
+    """What a kept manner hangs on, beside the store: SHA-256, 64 hex digits.
+
+    Args:
+        llm: its tokens.
+        persona: which of the store's notes are in.
+        version: of the store's notes.
+    """
+    tokenizer = llm.fingerprint.tokenizer_sha256
+    end, sampled = llm.end_token, (SAMPLED_NOTES, MAX_NOTE_CHARS)
+    parts = ["manner", _FORMAT, tokenizer, end, *sampled, version, persona.scope_key]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 class Manners:
@@ -185,7 +244,9 @@ class Manners:
             sample = persona.sample(SAMPLED_NOTES)
             if not sample.notes:
                 return None
-            found = Manner(self._voices, sample, weight)
+            key = manner_key(self._voices.llm, persona, sample.version)
+            kept = persona.kept_prefix(key, "manner")
+            found = Manner(self._voices, sample, weight, kept)
             with self._mutex:
                 self._made[persona.path, persona.scope_key, sample.version, weight] = found
                 while len(self._made) > _KEPT:

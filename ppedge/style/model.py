@@ -65,7 +65,7 @@ class ShapeCounts:
         counts = cls(())
         for table, rows in zip(counts._tables, tables, strict=True):
             for context, seen in rows:
-                table[tuple(context)].update(seen)
+                table[tuple(context)] = Counter(seen)
         counts.shapes = frozenset(counts._tables[0].get((), ()))
         return counts
 
@@ -97,7 +97,7 @@ class StyleModel:
 
     Args:
         shapes: of the model's tokens.
-        texts: token ids of each of the person's notes, the end token last.
+        person: counts over the person's notes.
         everybody: counts over texts of others.
         weight: of r in `process`.
     """
@@ -105,15 +105,14 @@ class StyleModel:
     def __init__(
         self,
         shapes: Shapes,
-        texts: Sequence[Sequence[int]],
+        person: ShapeCounts,
         everybody: ShapeCounts,
         weight: float,
     ) -> None:
-        """Count the person's shapes."""
+        """Take the counts."""
         self._shapes, self._weight = shapes, weight
-        self._everybody = everybody
-        self._person = ShapeCounts([[shapes(token) for token in text] for text in texts])
-        known = sorted(everybody.shapes | self._person.shapes)
+        self._person, self._everybody = person, everybody
+        known = sorted(everybody.shapes | person.shapes)
         self._uniform = {shape: 1 / len(known) for shape in known}
         self._ratios: dict[Context, dict[str, float]] = {}
         self._weighted: dict[Context, NDArray[np.float32]] = {}

@@ -21,7 +21,8 @@ from ppedge.llm.candidates import Candidate
 from ppedge.plug.no_plug import NoPlug
 from ppedge.plug.plug import Plug
 from ppedge.style.model import StyleModel
-from ppedge.style.rules import NoCopying, words_of
+from ppedge.style.rules import NoCopying
+from ppedge.style.words import words_of
 
 STYLE: Final = 0.5
 RELEVANCE: Final = 1.0

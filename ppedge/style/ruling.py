@@ -14,10 +14,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ppedge.style.rules import Ending, NoCopying, NoEcho, NoLoops, longest_run, words_of
+from ppedge.style.ending import Ending
+from ppedge.style.rules import Dense, NoCopying, NoEcho, NoFiller, NoLoops, longest_run
 from ppedge.style.shapes import Vocabulary, likeliest
 from ppedge.style.token_table import TokenTable
+from ppedge.style.words import words_of
 
+_TAG_MARKS: Final = ("#", "@")
 _BEGUN: Final = 4  # letters by which a word is known before it ends
 _LAST_WORD: Final = re.compile(r"[^\W_]+\Z")  # $ would find a word before a last line break too
 _RECENT: Final = 32  # texts whose forbidden words are remembered; several answers take turns
@@ -104,14 +107,12 @@ class Pieces:
 
 
 class Rules:
-    """`NoCopying`, `NoEcho`, `NoLoops` and `Ending` as one logits processor.
+    """`NoCopying`, `NoEcho`, `NoLoops`, `NoFiller` and `Ending` as one logits processor.
 
     Args:
         pieces: of the model.
         end: the token that ends a text; None where there is none, and answers cannot be ended.
-        copying, loops, ending: the rules.
-        brackets: whether the person writes square brackets; a small model fills letters with
-            "[Your Name]" otherwise.
+        copying, loops, filler, ending: the rules.
         prompt: what is asked, which is not to be said back.
         answers: earlier ones of the conversation, which are not to be copied either.
     """
@@ -122,18 +123,18 @@ class Rules:
         end: int | None,
         copying: NoCopying,
         loops: NoLoops,
+        filler: NoFiller,
         ending: Ending,
         *,
-        brackets: bool = True,
         prompt: str = "",
         answers: Sequence[str] = (),
     ) -> None:
         """Join them."""
         self._pieces, self._end = pieces, end
-        self._copying, self._loops, self._ending = copying, loops, ending
-        self._brackets = brackets
-        self._said = NoCopying(answers, copying.habits)
-        self._echo = NoEcho(prompt)
+        self._copying, self._loops, self._filler = copying, loops, filler
+        self._ending = ending
+        self._said = NoCopying(answers, copying)
+        self._prompt, self._echo = prompt, NoEcho(prompt)
         self._forbidden = lru_cache(_RECENT)(self._find_forbidden)
 
     def beside(self, prompt: str, answers: Sequence[str]) -> Rules:
@@ -148,8 +149,8 @@ class Rules:
             self._end,
             self._copying,
             self._loops,
+            self._filler,
             self._ending,
-            brackets=self._brackets,
             prompt=prompt,
             answers=answers,
         )
@@ -194,17 +195,18 @@ class Rules:
         found |= self._draw_out(tokens, text)
         if len(words_of(text)) < self._ending.least_words:
             found |= pieces.ends(tokens)
-        if loops.counts_up(text.rstrip() + " "):
-            found |= [self._begins_number(token, text) for token in tokens.tolist()]
+        for kind in loops.too_dense(text.rstrip() + " "):
+            found |= [self._begins(kind, token, text) for token in tokens.tolist()]
         if loops.only_marks(text):
             found |= ~(pieces.has_word(tokens) | pieces.ends(tokens))
-        if not self._brackets:
+        if not self._filler.brackets:
             found |= pieces.has_bracket(tokens)
         return found
 
     def _find_forbidden(self, text: str) -> set[str]:
         said = self._said.forbidden(text) | self._echo.forbidden(text)
-        return said | self._copying.forbidden(text) | self._loops.forbidden(text)
+        found = said | self._copying.forbidden(text) | self._loops.forbidden(text)
+        return found | self._filler.forbidden(text, self._prompt)
 
     def _say_forbidden(self, tokens: Tokens, text: str) -> Mask:
         """Which tokens say a word that may not follow the text, or may not stand for its last."""
@@ -231,12 +233,14 @@ class Rules:
             found[i] |= loops.draws_out(text, pieces.text(int(tokens[i])))
         return found
 
-    def _begins_number(self, token: int, text: str) -> bool:
+    def _begins(self, kind: Dense, token: int, text: str) -> bool:
+        """Whether a token behind a text begins a number or a tag."""
         piece = self._pieces.text(token)
-        if piece and not piece.strip(" "):
+        if kind == "number" and piece and not piece.strip(" "):
             return True  # A space by itself stands before a number, where digits are tokens.
+        first = piece.lstrip()[:1]
         is_new = not text or text[-1].isspace() or piece[:1].isspace()
-        return is_new and piece.lstrip()[:1].isdigit()
+        return is_new and (first.isdigit() if kind == "number" else first in _TAG_MARKS)
 
 
 def _beginnings(words: Iterable[str]) -> set[str]:

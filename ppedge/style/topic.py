@@ -9,8 +9,8 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ppedge.style.rules import words_of
 from ppedge.style.shapes import Vocabulary
+from ppedge.style.words import words_of
 from ppedge.turns.ask import telling_words
 
 # What a prompt wants done, not what it is about.

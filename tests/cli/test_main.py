@@ -966,7 +966,7 @@ def test_the_best_of_several_is_one_of_them(ppedge: Command, history: Path) -> N
     assert report["tokens"]["new"] >= 3
 
 
-@pytest.mark.parametrize("part", ["turns", "style", "rules", "topic"])
+@pytest.mark.parametrize("part", ["turns", "style", "rules", "topic", "address"])
 def test_a_part_left_out_changes_the_command_s_answer_or_nothing(
     ppedge: Command, history: Path, part: str
 ) -> None:

@@ -145,7 +145,8 @@ def style() -> StyleModel:
         return [*map(ord, text), 0]
 
     everybody = ShapeCounts([[shapes(t) for t in ids("a plain text. and more.")]])
-    return StyleModel(shapes, [ids("so loud! and more!")] * 3, everybody, 1.0)
+    person = ShapeCounts([[shapes(t) for t in ids("so loud! and more!")]] * 3)
+    return StyleModel(shapes, person, everybody, 1.0)
 
 
 def given(*candidates: Candidate, notes: tuple[str, ...] = (), relevance=lambda text: 0.0) -> str:

@@ -66,7 +66,7 @@ def _notes(count: int, chance: random.Random) -> Notes:
 def _answered(command: Command) -> set[str]:
     """Answer from the notes, and return hashes of the states that were kept."""
     command.good("personalize", "--max-tokens", "2", "--seed", "1", "rain")
-    states = [*command.home.rglob("prefix.*")]
+    states = [*command.home.rglob("prefix.*"), *command.home.rglob("manner.*")]
     assert states, "a state should have been kept"
     return {hashlib.sha256(path.read_bytes()).hexdigest() for path in states}
 

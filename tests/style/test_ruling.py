@@ -9,10 +9,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ppedge.style.rules import Ending, NoCopying, NoLoops, words_of
+from ppedge.style.ending import Ending
+from ppedge.style.rules import NoCopying, NoFiller, NoLoops
 from ppedge.style.ruling import Pieces, Rules
 from ppedge.style.shapes import Shapes
 from ppedge.style.token_table import TokenTable
+from ppedge.style.words import words_of
 
 END_TOKEN = 0
 WORDS = [
@@ -52,7 +54,8 @@ def says_too_often(loops: NoLoops, text: str, piece: str) -> bool:
 @example([1, 2, 2, 2, WORDS.index("\n")])  # Behind a line break no word is begun.
 def test_tokens_are_ruled_out_as_their_words_are(written: list[int]) -> None:
     loops, text = NoLoops(), joined(written)
-    rules = Rules(Pieces(Vocabulary()), END_TOKEN, NoCopying([]), loops, Ending([], []))
+    ending = Ending([], [])
+    rules = Rules(Pieces(Vocabulary()), END_TOKEN, NoCopying([]), loops, NoFiller(["["]), ending)
     found = rules.process(np.zeros(len(WORDS), np.float32), written)
     if len(words_of(text)) < 4 or not np.isneginf(found).any():
         return  # The end is ruled out besides, or nothing would have been left.
@@ -60,11 +63,11 @@ def test_tokens_are_ruled_out_as_their_words_are(written: list[int]) -> None:
         wanted = (
             says_too_often(loops, text, word)
             or loops.draws_out(text, word)
-            or (loops.counts_up(text.rstrip() + " ") and word.strip()[:1].isdigit())
-            or (loops.counts_up(text.rstrip() + " ") and word == " ")
+            or (loops.too_dense(text.rstrip() + " ") and word.strip()[:1].isdigit())
+            or (loops.too_dense(text.rstrip() + " ") and word == " ")
             or (loops.only_marks(text) and token != END_TOKEN and not words_of(word))
         )
-        is_number = word[:1].isdigit() and text[-1:].isalnum()  # goes on with a number
+        is_number = word[:1].isdigit() and not text[-1:].isspace()  # goes on with what is begun
         assert np.isneginf(found[token]) == wanted or is_number, (text, word)
 
 

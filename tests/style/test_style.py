@@ -9,11 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ppedge.style.ending import Ending
 from ppedge.style.model import MAX_RATIO, ShapeCounts, StyleModel
-from ppedge.style.rules import Ending, NoCopying, NoEcho, NoLoops, quantile, words_of
+from ppedge.style.rules import NoCopying, NoEcho, NoFiller, NoLoops
 from ppedge.style.ruling import Pieces, Rules
 from ppedge.style.shapes import END, LIKELY, Shapes, likeliest, text_shape
 from ppedge.style.topic import Topic
+from ppedge.style.words import quantile, words_of
 
 END_TOKEN = 0
 
@@ -35,7 +37,15 @@ def ids(text: str, *, end: bool = True) -> list[int]:
 def model(notes: list[str], everybody: list[str], weight: float = 1.0) -> StyleModel:
     shapes = Shapes(Letters())
     counts = ShapeCounts([[shapes(token) for token in ids(text)] for text in everybody])
-    return StyleModel(shapes, [ids(note) for note in notes], counts, weight)
+    person = ShapeCounts([[shapes(token) for token in ids(note)] for note in notes])
+    return StyleModel(shapes, person, counts, weight)
+
+
+def rules_of(
+    ending: Ending, copying: NoCopying | None = None, filler: NoFiller | None = None
+) -> Rules:
+    copying, filler = copying or NoCopying([]), filler or NoFiller()
+    return Rules(Pieces(Letters()), END_TOKEN, copying, NoLoops(), filler, ending)
 
 
 def flat() -> np.ndarray:
@@ -202,7 +212,7 @@ def test_the_word_that_would_complete_a_copy_is_known() -> None:
 
 
 def test_a_copy_cannot_be_drawn_letter_by_letter() -> None:
-    rules = Rules(Pieces(Letters()), END_TOKEN, NoCopying([RUN]), NoLoops(), Ending([RUN], [100]))
+    rules = rules_of(Ending([RUN], [100]), NoCopying([RUN]))
     found = rules.process(flat(), ids(RUN.removesuffix("eight"), end=False))
     assert np.isfinite(found[ord("e")])  # It may yet become "elephant".
     found = rules.process(flat(), ids(RUN.removesuffix("ht"), end=False))
@@ -272,13 +282,23 @@ def test_two_sentences_may_open_likewise_and_no_third() -> None:
 
 @pytest.mark.parametrize("text", ["1, 2, ", "Costs: 12 17 ", "at 9:30 10:30, ", "1.\n2.\n"])
 def test_no_third_number_follows_two(text: str) -> None:
-    assert NoLoops().counts_up(text)
-    assert NoLoops(["call 1 2 3 at 4"]).counts_up(text) is False
+    assert NoLoops().too_dense(text) == ["number"]
+    assert NoLoops(["call 1 2 3 at 4", *["a"] * 9]).too_dense(text) == []
+
+
+def test_who_writes_numbers_writes_them_as_close_as_in_most_notes() -> None:
+    loops = NoLoops(["Up at 5, in by 9.", "14 present, 3 awake.", "Rain.", "Frost, -4."])
+    assert loops.too_dense("10 jars, 12 lids, & ")
+    assert not loops.too_dense("10 jars, and so on, and then the lids, & the tops, & ")
+    assert loops.too_dense("1 a b c d e f g 2 a b c d e f g 3 a b c d e ")
+    close = NoLoops(["1 2 3 4"] * 3)
+    assert not close.too_dense("1 2 3 ")
+    assert close.too_dense("1 2 3 4 ")
 
 
 @pytest.mark.parametrize("text", ["", "1, ", "12/03/2024", "1, 2, and then ", "at 9:30, not 10"])
 def test_other_numbers_are_let_be(text: str) -> None:
-    assert not NoLoops().counts_up(text)
+    assert not NoLoops().too_dense(text)
 
 
 def test_marks_do_not_take_over() -> None:
@@ -300,9 +320,8 @@ def test_a_letter_is_drawn_out_as_far_as_the_person_does() -> None:
     assert not NoLoops().draws_out("a    ", "    b")
 
 
-def rules_without_notes(**how: bool) -> Rules:
-    ending = Ending(["a b c d", "b c d e"], [99] * 2)
-    return Rules(Pieces(Letters()), END_TOKEN, NoCopying([]), NoLoops(), ending, **how)
+def rules_without_notes(filler: NoFiller | None = None) -> Rules:
+    return rules_of(Ending(["a b c d", "b c d e"], [99] * 2), filler=filler)
 
 
 def test_an_answer_does_not_run_on_along_an_earlier_one() -> None:
@@ -342,9 +361,35 @@ def test_a_prompt_said_back_cannot_be_drawn() -> None:
 
 def test_what_a_person_writes_in_many_notes_may_come_in_each_answer() -> None:
     close = "with all my love to you and the cats"
-    habits = NoCopying([f"{thing}, {close}" for thing in ("tea", "rain", "May")]).habits
+    habits = NoCopying([f"{thing}, {close}" for thing in ("tea", "rain", "May")])
     assert NoCopying([f"well, {close}"]).copies(close)
     assert not NoCopying([f"well, {close}"], habits).copies(close)
+
+
+@pytest.mark.parametrize("text", ["I'm not ", "it is NOT ", "I am not 100% "])
+def test_an_answer_has_no_doubts_unless_the_person_has(text: str) -> None:
+    assert {"sure", "certain"} <= NoFiller(["Sure, not today."]).forbidden(text)
+    assert "sure" not in NoFiller(["I am not sure of it."]).forbidden(text)
+    assert "sure" not in NoFiller().forbidden("not that it is ") | NoFiller().forbidden("a knot ")
+    found = rules_without_notes().process(flat(), ids(f"{text}sur", end=False))
+    assert np.isneginf(found[ord("e")])
+
+
+def test_links_are_for_who_writes_them_or_is_asked_with_one() -> None:
+    assert "https" in NoFiller(["no links"]).forbidden("see ")
+    assert "https" not in NoFiller(["as on https://example.org"]).forbidden("see ")
+    assert "www" not in NoFiller().forbidden("see ", "What is www.example.org?")
+
+
+def test_tags_come_no_closer_than_in_most_notes() -> None:
+    assert NoLoops().too_dense("#rain #sun and #ice ") == []
+    tagger = NoLoops(["A fine day #rain", "To @ann and @bob #mtpol", ".@ann no", "no tag, a@b.org"])
+    assert tagger.too_dense("#rain #sun ") == ["tag"]
+    assert tagger.too_dense("#rain a b c d e f g #sun a b c d e ") == []
+    rules = Rules(Pieces(Letters()), END_TOKEN, NoCopying([]), tagger, NoFiller(), Ending([], []))
+    found = rules.process(flat(), ids("a b c d #rain #sun ", end=False))
+    assert np.isneginf(found[[ord("#"), ord("@")]]).all()
+    assert np.isfinite(found[ord("s")])
 
 
 def test_counting_up_cannot_be_drawn() -> None:
@@ -355,7 +400,8 @@ def test_counting_up_cannot_be_drawn() -> None:
 
 def test_square_brackets_are_for_who_writes_them() -> None:
     for brackets in (True, False):
-        found = rules_without_notes(brackets=brackets).process(flat(), ids("dear ", end=False))
+        rules = rules_without_notes(NoFiller(["a [b]"] * brackets))
+        found = rules.process(flat(), ids("dear ", end=False))
         assert np.isneginf(found[ord("[")]) != brackets
 
 
@@ -384,9 +430,7 @@ def test_an_answer_is_over_behind_its_sign_off() -> None:
 
 
 def test_the_last_word_behind_a_sign_off_may_be_finished_and_no_other_begun() -> None:
-    rules = Rules(
-        Pieces(Letters()), END_TOKEN, NoCopying(SIGNED), NoLoops(), Ending(SIGNED, [30] * 4)
-    )
+    rules = rules_of(Ending(SIGNED, [30] * 4), NoCopying(SIGNED))
     found = rules.process(flat(), ids("something about tea.\n— m, brew", end=False))
     assert np.isfinite(found[ord("e")])
     assert np.isneginf(found[ord(" ")])
@@ -417,24 +461,18 @@ def test_who_never_signs_off_is_not_ended_early() -> None:
 
 
 def test_an_answer_does_not_end_before_its_fourth_word() -> None:
-    rules = Rules(
-        Pieces(Letters()), END_TOKEN, NoCopying([]), NoLoops(), Ending(["a b c d e"] * 3, [9] * 3)
-    )
+    rules = rules_of(Ending(["a b c d e"] * 3, [9] * 3))
     assert np.isneginf(rules.process(flat(), ids("a b c", end=False))[END_TOKEN])
     assert np.isfinite(rules.process(flat(), ids("a b c d", end=False))[END_TOKEN])
 
 
 def test_who_writes_in_single_words_may_be_answered_in_one() -> None:
-    rules = Rules(
-        Pieces(Letters()), END_TOKEN, NoCopying([]), NoLoops(), Ending(["ok", "yes", "no"], [2] * 3)
-    )
+    rules = rules_of(Ending(["ok", "yes", "no"], [2] * 3))
     assert np.isfinite(rules.process(flat(), ids("ok", end=False))[END_TOKEN])
 
 
 def test_rules_never_rule_out_everything() -> None:
-    rules = Rules(
-        Pieces(Letters()), END_TOKEN, NoCopying([]), NoLoops(), Ending(["a b c d e"] * 3, [9] * 3)
-    )
+    rules = rules_of(Ending(["a b c d e"] * 3, [9] * 3))
     logits = np.full(128, -np.inf, np.float32)
     logits[END_TOKEN] = 1
     assert rules.process(logits, [])[END_TOKEN] == 1
