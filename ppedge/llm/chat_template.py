@@ -7,13 +7,11 @@ wrote is not, so a note that holds ``<|im_end|>`` stays plain text.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
-
-from jinja2 import TemplateError  # llama-cpp-python requires it.
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from ppedge.errors import ModelError
 
@@ -48,7 +46,9 @@ class ChatTemplate:
             ModelError: the template cannot be rendered, or leaves messages out.
         """
         if not self.source:
-            return _plain(n_turns)
+            return _repeated(_PLAIN, n_turns)
+        if known := _KNOWN.get(hashlib.sha256(self.source.encode()).hexdigest()):
+            return _repeated(known, n_turns)
         messages = [
             {"role": _ROLES[i % 2], "content": _PLACEHOLDER.format(i)}
             for i in range(2 * n_turns + 1)
@@ -62,6 +62,10 @@ class ChatTemplate:
         return _CUT.sub("\0", rendered).split("\0")
 
     def _render(self, messages: Sequence[dict[str, str]]) -> str:
+        # Late: it takes a third as long as all else that is imported for an answer.
+        from jinja2 import TemplateError  # llama-cpp-python requires it.
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+
         if len(self.source) > MAX_TEMPLATE_CHARS:
             raise ModelError(f"the model's chat template is longer than {MAX_TEMPLATE_CHARS}")
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
@@ -82,13 +86,26 @@ class ChatTemplate:
             raise ModelError(f"the model's chat template cannot be used: {error}") from None
 
 
-def _plain(n_turns: int) -> list[str]:
-    """How a model that was never taught to chat is shown what is wanted of it."""
-    return [_PLAIN_USER, *[_PLAIN_ASSISTANT, _PLAIN_NEXT] * n_turns, _PLAIN_ASSISTANT]
+Pieces = tuple[str, str, str]
+"""Before the first user's message, behind a user's message, and behind an answer."""
 
 
+def _repeated(pieces: Pieces, n_turns: int) -> list[str]:
+    first, behind_user, behind_answer = pieces
+    return [first, *[behind_user, behind_answer] * n_turns, behind_user]
+
+
+# How a model that was never taught to chat is shown what is wanted of it.
 _PLAIN_USER: Final = "Prompt: "
-_PLAIN_ASSISTANT: Final = "\nAnswer: "
-_PLAIN_NEXT: Final = f"\n\n{_PLAIN_USER}"
+_PLAIN: Final = (_PLAIN_USER, "\nAnswer: ", f"\n\n{_PLAIN_USER}")
+# What was rendered before, by SHA-256 of the template: that of the default plug's model.
+_KNOWN: Final[dict[str, Pieces]] = {
+    "872be49dbb638044ad01b60388f48d469ff2980e5f0dccdc22ec907db54d0788": (
+        "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face"
+        "<|im_end|>\n<|im_start|>user\n",
+        "<|im_end|>\n<|im_start|>assistant\n",
+        "<|im_end|>\n<|im_start|>user\n",
+    ),
+}
 PLAIN_STOP: Final = f"\n{_PLAIN_USER.strip()}"
 """Where an answer in the plain form ends at the latest."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ppedge.llm import chat_template
 from ppedge.llm.fingerprint import fingerprint
 from ppedge.llm.llm import LLM, Cancel
 from ppedge.llm.prompt import Prompt
@@ -225,6 +227,20 @@ def test_a_beam_search_may_write_a_likelier_text_than_the_greedy_one(llm: LLM) -
     answer = llm.generate(prompt, Sampling(temperature=0, max_tokens=8))
     assert narrow.text == answer.read()
     assert wide.logprob > narrow.logprob
+
+
+def test_the_template_that_is_not_rendered_is_as_if_it_were(
+    llm: LLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    template = llm.chat_template()
+    known = [template.pieces(n) for n in range(4)]
+    monkeypatch.setattr(chat_template, "_KNOWN", {})
+    monkeypatch.setitem(sys.modules, "jinja2.sandbox", None)
+    with pytest.raises(ImportError):
+        template.pieces(1)
+    monkeypatch.undo()
+    monkeypatch.setattr(chat_template, "_KNOWN", {})
+    assert [template.pieces(n) for n in range(4)] == known
 
 
 def test_a_chat_turn_ends_by_itself(llm: LLM) -> None:
