@@ -20,6 +20,7 @@ from ppedge.plug.conditioning import Conditioning
 from ppedge.plug.no_plug import NoPlug
 from ppedge.plug.plug import Plug
 from ppedge.style.address import Address
+from ppedge.style.addressee import subject
 from ppedge.style.manner import Manner
 from ppedge.style.topic import Topic
 from ppedge.turns.form import ChatForm, PlugForm, TemplateForm
@@ -109,7 +110,8 @@ def say(
     if manner and blend.address:
         processors.append(Address(llm, prompt, manner.greetings).process)
     if blend.topic:
-        processors.append(Topic(llm, prompt, blend.topic).process)
+        about = subject(prompt) if manner and blend.address else prompt
+        processors.append(Topic(llm, about, blend.topic).process)
     if memory:
         processors.append(memory.process)
     # What a manner says is asked for with the first token: it is being made until then.

@@ -10,9 +10,10 @@ from ppedge.style.addressee import Addressed
 # What asks for it, and what does it.
 _ACTS: Final = (
     (
-        r"(?:turn\w*\s+down|declin|refus|say\w*\s+no\b)",
-        "I'm sorry, but I can't|I am sorry, but I cannot|I'm afraid I can't|thank you, but",
+        r"(?:turn\w*\s+down|declin|refus|say\w*\s+no\b).*?\binvit",
+        "I'm sorry, but I can't come|I am sorry, but I cannot come|I'm afraid I can't come",
     ),
+    (r"(?:turn\w*\s+down|declin|refus|say\w*\s+no\b)", "thank you, but|I'm sorry, but I can't"),
     (r"congratulat", "congratulations|well done"),
     (r"(?:apolog|say\w*\s+sorry\b)", "sorry|I'm sorry|I am sorry"),
     (r"thank", "thank you|thanks|many thanks"),

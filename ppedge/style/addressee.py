@@ -130,6 +130,12 @@ def addressed(prompt: str) -> Addressed | None:
     return Addressed("", said[0], prompt[said.end() :]) if said else None
 
 
+def subject(prompt: str) -> str:
+    """What a prompt is about: without "Say thank you to", where that is what it begins with."""
+    found = addressed(prompt)
+    return found.rest if found else prompt
+
+
 def _named(text: str, nameless: Collection[str]) -> str | None:
     """Who stands at the beginning of a text; see `Addressed.name`."""
     words, behind = _until_behind(text)

@@ -18,8 +18,9 @@ _ORDERS: Final = frozenset(
     re.findall(
         r"\w+",
         """
-        advice answer describe draft email explain lines list mail message note paragraph post
-        reply respond sentence sentences short summarise summarize text words write
+        advice answer briefly describe draft email explain kindly lines list mail message nicely
+        note paragraph politely post reply respond sentence sentences short summarise summarize
+        text words write
         """,
     )
 )

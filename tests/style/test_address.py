@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ppedge.style.acts import words_for
 from ppedge.style.address import Address, Greetings
-from ppedge.style.addressee import MAX_CHARS, addressed
+from ppedge.style.addressee import MAX_CHARS, addressed, subject
 
 PLAIN = ["Fixed the gate. It broke.", "Rain again. Tea and a sit."]
 
@@ -108,7 +108,8 @@ def test_any_prompt_is_looked_at(prompt: str) -> None:
         ("Ask HR how much holiday I have left.", "how much"),
         ("Write an e-mail to my boss asking for a day off", "can I have"),
         ("Invite my cousins to my birthday party", "would you like to"),
-        ("Turn down an invitation to a wedding politely.", "I'm afraid I can't"),
+        ("Turn down an invitation to a wedding politely.", "I'm afraid I can't come"),
+        ("Decline an offer from a client.", "thank you, but"),
         ("Write a card for a friend who turns forty.", "happy birthday"),
         ("Wish my dad a happy birthday.", "happy birthday"),
     ],
@@ -127,6 +128,18 @@ def test_what_a_message_is_about_is_not_what_it_does(prompt: str) -> None:
     found = addressed(prompt)
     assert found is not None
     assert words_for(found) == ()
+
+
+@pytest.mark.parametrize(
+    ("prompt", "about"),
+    [
+        ("Say thank you to the neighbour who fed the cat.", "the neighbour who fed the cat."),
+        ("Complain to a restaurant about a cold meal.", "a restaurant about a cold meal."),
+        ("What should I cook tonight?", "What should I cook tonight?"),
+    ],
+)
+def test_what_is_to_be_done_is_not_what_a_message_is_about(prompt: str, about: str) -> None:
+    assert subject(prompt) == about
 
 
 # --- how a person does it ---
