@@ -37,11 +37,12 @@ Dense = Literal["number", "tag"]
 """What some write many of: numbers, and #tags or @names."""
 
 Limit = tuple[int, int]
-"""Pieces between spaces, and how many such may be within so many."""
+"""Pieces of a text, and how many such may be within so many."""
 
-_DENSE: Final[dict[Dense, re.Pattern[str]]] = {
-    "number": re.compile(r"\d"),
-    "tag": re.compile(r"(?<!\w)[#@]\w"),
+# How a text falls into pieces, of which each or none is such: tags need no space between them.
+_DENSE: Final[dict[Dense, tuple[re.Pattern[str], re.Pattern[str]]]] = {
+    "number": (re.compile(r"\S+"), re.compile(r"\d")),
+    "tag": (re.compile(r"#+[^\s#]*|[^\s#]+"), re.compile(r"#|(?<!\w)@\w")),
 }
 # Of who writes hardly any; and of who does, or as many as in this share of their notes.
 _FEW: Final = (3, 2)
@@ -251,10 +252,11 @@ def _bare_marks(text: str) -> int:
 
 
 def _are(kind: Dense, text: str) -> list[bool]:
-    """Of each piece between spaces, whether it is such; empty where none is."""
-    if not _DENSE[kind].search(text):
+    """Of each piece of a text, whether it is such; empty where none is."""
+    piece, mark = _DENSE[kind]
+    if not mark.search(text):
         return []
-    return [bool(_DENSE[kind].search(piece)) for piece in text.split()]
+    return [bool(mark.search(each)) for each in piece.findall(text)]
 
 
 def _limits(kind: Dense, texts: Sequence[str]) -> list[Limit]:

@@ -20,7 +20,6 @@ from ppedge.style.shapes import Vocabulary, likeliest
 from ppedge.style.token_table import TokenTable
 from ppedge.style.words import words_of
 
-_TAG_MARKS: Final = ("#", "@")
 _BEGUN: Final = 4  # letters by which a word is known before it ends
 _LAST_WORD: Final = re.compile(r"[^\W_]+\Z")  # $ would find a word before a last line break too
 _RECENT: Final = 32  # texts whose forbidden words are remembered; several answers take turns
@@ -238,9 +237,10 @@ class Rules:
         piece = self._pieces.text(token)
         if kind == "number" and piece and not piece.strip(" "):
             return True  # A space by itself stands before a number, where digits are tokens.
-        first = piece.lstrip()[:1]
         is_new = not text or text[-1].isspace() or piece[:1].isspace()
-        return is_new and (first.isdigit() if kind == "number" else first in _TAG_MARKS)
+        if kind == "tag":
+            return "#" in piece or (is_new and piece.lstrip()[:1] == "@")
+        return is_new and piece.lstrip()[:1].isdigit()
 
 
 def _beginnings(words: Iterable[str]) -> set[str]:
