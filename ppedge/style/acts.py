@@ -53,7 +53,7 @@ def words_for(addressed: Addressed) -> tuple[str, ...]:
         if at_once.search(asked) or later.search(rest):
             question = _QUESTION.match(rest) if words is _ASKING else None
             return _begun(question) if question else words
-    return ("happy birthday",) if _BIRTHDAY.search(rest) else ()
+    return ("happy birthday",) if _BIRTHDAY.search(asked + rest) else ()
 
 
 def _begun(question: re.Match[str]) -> tuple[str, ...]:

@@ -28,6 +28,9 @@ _USUAL: Final = ("Dear", "Hi", "Hello", "Hey")
 _FORMAL: Final = "dear"  # stands before a name
 _UNKNOWN: Final = "Sir or Madam"
 _MARKS: Final = (",", "!")
+# Words of which English notes have one, and hardly a note of another language.
+_ENGLISH: Final = re.compile(r"\b(?:the|and|you|my|it|with|for|this)\b", re.IGNORECASE)
+_ENGLISH_SHARE: Final = 0.2
 _MARKED_WITHIN: Final = 24  # characters behind a greeting, within which the line has its mark
 
 
@@ -46,12 +49,19 @@ class Greetings:
         behind = [text[match.end() : match.end() + _MARKED_WITHIN] for text, match in found]
         marked = not behind or any(mark in text for text in behind for mark in _MARKS)
         self._marks = _MARKS if marked else ("",)
+        english = sum(map(bool, map(_ENGLISH.search, begun)))
+        self._is_english = english >= _ENGLISH_SHARE * len(begun)
         self._texts = begun
         self._own_case = _own_case(begun)
         self._gaps = (" ", "\n") if any("\n" in text for text in begun) else (" ",)
 
     def lines(self, name: str) -> list[str]:
-        """What an answer may begin with, to somebody of this name; "" if they have none."""
+        """What an answer may begin with, to somebody of this name; "" if they have none.
+
+        Nothing is known of how others than those who write English begin.
+        """
+        if not self._is_english:
+            return []
         greetings = self._own or _USUAL
         if name:
             begun = [f"{greeting} {form}" for greeting in greetings for form in _cases(name)]
@@ -100,7 +110,7 @@ class Address:
         self._tokenizer = tokenizer
         found = addressed(prompt)
         lines = greetings.lines(found.name) if found else []
-        self._acts = greetings.acts(words_for(found)) if found else []
+        self._acts = greetings.acts(words_for(found)) if found and lines else []
         # Lines that do not go on yet, and what may follow each beginning of an answer.
         self._lines = {tuple(tokenizer.tokenize(line)): line for line in lines}
         self._following: dict[tuple[int, ...], list[int]] = {}

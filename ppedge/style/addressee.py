@@ -59,11 +59,11 @@ _ANY: Final = frozenset({*_BEHIND, ""})
 _THINGS: Final = _set("story stories truth joke jokes tale tales time difference world question")
 
 _KIND: Final = (
-    r"(?:e-?mail|mail|letter|card|postcard|note|message|text|reply|lines?|invitation"
-    r"|apology|request|memo|complaint|speech|toast|words?|thank[- ]you)"
+    r"(?:e-?mail|mail|letter|card|postcard|note|message|text|reply|greetings?|wish(?:es)?|lines?"
+    r"|invitation|apology|request|memo|complaint|speech|toast|words?|thank[- ]you)"
 )
 _BEGINS: Final = (
-    r"(?:^|[.!?:;]\s+|\n\s*)"
+    r"(?:^|[.!?:;]\s+|\n)"
     r"(?:please,?\s+|(?:can|could|would|will)\s+you\s+|help\s+me\s+(?:to\s+)?"
     r"|i\s+(?:need|want|have|would\s+like)\s+to\s+)*"
 )
@@ -108,7 +108,7 @@ class Addressed:
         name: how they are called, as the prompt writes it ("boss", "Anna", "Mrs. Ashby"); "" of
             somebody who is not called by name ("the school").
         asked: what the prompt says before them, "Say thank you to ".
-        rest: the prompt from there on.
+        rest: the prompt from there on, without blank lines.
     """
 
     name: str
@@ -120,6 +120,7 @@ def addressed(prompt: str) -> Addressed | None:
     """Whom a prompt wants something written to; None where nobody is written to."""
     if len(prompt) > MAX_CHARS:
         return None
+    prompt = "\n".join(filter(None, map(str.strip, prompt.splitlines())))
     for form, behind in _FORMS:
         for found in form.finditer(prompt):
             asked, rest = found[0], prompt[found.end() :]
