@@ -164,8 +164,9 @@ def test_the_packaged_people_can_be_read_and_have_notes_enough():
     assert sum(any(note.input for note in person.notes) for person in people) >= 7
 
 
-def test_held_out_people_are_nobody_of_the_dev_people():
-    held_out, dev = read_folder(DEV.parent / "heldout"), read_folder(DEV)
+@pytest.mark.parametrize("folder", ["heldout", "later"])
+def test_held_out_people_are_nobody_of_the_dev_people(folder):
+    held_out, dev = read_folder(DEV.parent / folder), read_folder(DEV)
     assert len(held_out) == 8
     assert all(len(person.notes) >= 12 for person in held_out)
     assert not {person.name for person in held_out} & {person.name for person in dev}
