@@ -20,7 +20,7 @@ from ppedge.plug.conditioning import Conditioning
 from ppedge.plug.no_plug import NoPlug
 from ppedge.plug.plug import Plug
 from ppedge.style.address import Address
-from ppedge.style.addressee import subject
+from ppedge.style.addressee import addressed
 from ppedge.style.manner import Manner
 from ppedge.style.topic import Topic
 from ppedge.turns.form import ChatForm, PlugForm, TemplateForm
@@ -107,11 +107,12 @@ def say(
         first: what has its say before all of these.
     """
     processors = list(first)
-    if manner and blend.address:
-        processors.append(Address(llm, prompt, manner.greetings).process)
+    message = addressed(prompt) if manner and blend.address else None
+    if manner and message:
+        processors.append(Address(llm, message, manner.greetings).process)
     if blend.topic:
-        about = subject(prompt) if manner and blend.address else prompt
-        processors.append(Topic(llm, about, blend.topic).process)
+        # What a message is to do is not what it is about.
+        processors.append(Topic(llm, message.rest if message else prompt, blend.topic).process)
     if memory:
         processors.append(memory.process)
     # What a manner says is asked for with the first token: it is being made until then.

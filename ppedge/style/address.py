@@ -10,7 +10,6 @@ chooses which. Whose notes greet or thank somebody does it as there.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
@@ -18,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppedge.style.acts import words_for
-from ppedge.style.addressee import addressed
+from ppedge.style.addressee import Addressed
 from ppedge.style.topic import Tokenizer
 
 _GREETING: Final = re.compile(
@@ -45,7 +44,7 @@ class Greetings:
         """Look for greetings at the beginnings of notes, and for small letters."""
         begun = [text.strip() for text in texts]
         found = [(text, match) for text in begun if (match := _GREETING.match(text))]
-        self._own = list(Counter(match[0] for _, match in found))
+        self._own = list(dict.fromkeys(match[0] for _, match in found))
         behind = [text[match.end() : match.end() + _MARKED_WITHIN] for text, match in found]
         marked = not behind or any(mark in text for text in behind for mark in _MARKS)
         self._marks = _MARKS if marked else ("",)
@@ -101,16 +100,15 @@ class Address:
 
     Args:
         tokenizer: of the model.
-        prompt: what is asked; answers to one without an addressee begin freely.
+        message: what a prompt wants written to somebody.
         greetings: of the person.
     """
 
-    def __init__(self, tokenizer: Tokenizer, prompt: str, greetings: Greetings) -> None:
-        """Find whom the answer is for, and the lines that it may begin with."""
+    def __init__(self, tokenizer: Tokenizer, message: Addressed, greetings: Greetings) -> None:
+        """Find the lines that the answer may begin with."""
         self._tokenizer = tokenizer
-        found = addressed(prompt)
-        lines = greetings.lines(found.name) if found else []
-        self._acts = greetings.acts(words_for(found)) if found and lines else []
+        lines = greetings.lines(message.name)
+        self._acts = greetings.acts(words_for(message)) if lines else []
         # Lines that do not go on yet, and what may follow each beginning of an answer.
         self._lines = {tuple(tokenizer.tokenize(line)): line for line in lines}
         self._following: dict[tuple[int, ...], list[int]] = {}

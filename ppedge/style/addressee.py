@@ -108,7 +108,7 @@ class Addressed:
         name: how they are called, as the prompt writes it ("boss", "Anna", "Mrs. Ashby"); "" of
             somebody who is not called by name ("the school").
         asked: what the prompt says before them, "Say thank you to ".
-        rest: the prompt from there on, without blank lines.
+        rest: the prompt from there on, without blank lines: what it is about.
     """
 
     name: str
@@ -129,12 +129,6 @@ def addressed(prompt: str) -> Addressed | None:
                 return Addressed(name, asked, rest)
     said = _TO_SOMEBODY.search(prompt)
     return Addressed("", said[0], prompt[said.end() :]) if said else None
-
-
-def subject(prompt: str) -> str:
-    """What a prompt is about: without "Say thank you to", where that is what it begins with."""
-    found = addressed(prompt)
-    return found.rest if found else prompt
 
 
 def _named(text: str, nameless: Collection[str]) -> str | None:

@@ -158,10 +158,8 @@ class Manner:
                 return
             self._is_kept = True  # A store that cannot be written is not asked each time.
         found = {"shapes": shapes.tables(), "loops": loops.found(), "ending": ending.found()}
-        key, version = (
-            manner_key(self._voices.llm, persona, self.sample.version),
-            self.sample.version,
-        )
+        version = self.sample.version
+        key = manner_key(self._voices.llm, persona, version)
         persona.keep_prefix(key, version, json.dumps(found).encode(), "manner")
 
     # --- made once, by whoever is first ---

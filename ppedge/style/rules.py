@@ -143,8 +143,8 @@ class NoLoops:
         """The rule of notes in which this was found."""
         rule = cls()
         rule._doubled = set(found["doubled"])
-        for kind, limits in rule._limits.items():
-            limits[:] = [(within, most) for within, most in found["limits"][kind]]
+        told = found["limits"]
+        rule._limits = {kind: [(within, most) for within, most in told[kind]] for kind in _DENSE}
         rule.longest, rule._bare = found["run"], found["bare"]
         return rule
 
@@ -247,8 +247,8 @@ def longest_run(text: str) -> int:
 def _bare_marks(text: str) -> int:
     """How many pieces between spaces have no letter or digit, at most in a row."""
     words = map(has_word, text.split())
-    runs = [len(list(group)) for has, group in groupby(words, bool) if not has]
-    return max(runs, default=0)
+    bare = [len(list(group)) for has, group in groupby(words, bool) if not has]
+    return max(bare, default=0)
 
 
 def _are(kind: Dense, text: str) -> list[bool]:

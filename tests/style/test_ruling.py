@@ -50,6 +50,11 @@ def says_too_often(loops: NoLoops, text: str, piece: str) -> bool:
     return word in forbidden or (len(word) >= 4 and any(w.startswith(word) for w in forbidden))
 
 
+def begins_number(text: str, piece: str) -> bool:
+    is_new = not text or text[-1].isspace() or piece[:1].isspace()
+    return is_new and piece.strip()[:1].isdigit()
+
+
 @given(st.lists(st.integers(1, len(WORDS) - 1), max_size=24))
 @example([1, 2, 2, 2, WORDS.index("\n")])  # Behind a line break no word is begun.
 def test_tokens_are_ruled_out_as_their_words_are(written: list[int]) -> None:
@@ -63,11 +68,11 @@ def test_tokens_are_ruled_out_as_their_words_are(written: list[int]) -> None:
         wanted = (
             says_too_often(loops, text, word)
             or loops.draws_out(text, word)
-            or (loops.too_dense(text.rstrip() + " ") and word.strip()[:1].isdigit())
+            or (loops.too_dense(text.rstrip() + " ") and begins_number(text, word))
             or (loops.too_dense(text.rstrip() + " ") and word == " ")
             or (loops.only_marks(text) and token != END_TOKEN and not words_of(word))
         )
-        is_number = word[:1].isdigit() and not text[-1:].isspace()  # goes on with what is begun
+        is_number = word[:1].isdigit() and text[-1:].isalnum()  # goes on with a number
         assert np.isneginf(found[token]) == wanted or is_number, (text, word)
 
 
