@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -85,6 +86,34 @@ def test_what_is_no_manner_is_counted_anew(model: Path, persona: Persona, state:
     assert path.read_bytes() != good
     assert answer(model, persona) == first
     assert path.read_bytes() == good
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [
+        ("ending", "limit", "x"),
+        ("ending", "least", [1]),
+        ("ending", "said", [7]),
+        ("ending", "tail", 1e999),
+        ("loops", "run", None),
+        ("loops", "doubled", [[]]),
+        ("loops", "limits", {"number": [["a", "b"]], "tag": []}),
+        ("shapes", 0, [[[], {"a": "x"}]]),
+        ("shapes", 0, [[[], "x"]]),
+    ],
+)
+def test_values_of_another_kind_are_counted_anew(
+    model: Path, persona: Persona, part: str, name: str | int, value: object
+) -> None:
+    first = answer(model, persona)
+    [path] = kept(persona)
+    head, _, good = path.read_bytes().partition(b"\n")
+    told = json.loads(good)
+    told[part][name] = value
+    key = head.split(b" ")[3].decode()
+    assert persona.keep_prefix(key, persona.version(), json.dumps(told).encode(), "manner")
+    assert answer(model, persona) == first
+    assert path.read_bytes().endswith(good)
 
 
 def test_a_damaged_file_is_counted_anew(model: Path, persona: Persona) -> None:

@@ -48,11 +48,15 @@ class Ending:
 
     @classmethod
     def of(cls, found: Found) -> Ending:
-        """The rule of notes in which this was found."""
+        """The rule of notes in which this was found.
+
+        Raises:
+            ValueError, TypeError, KeyError, AttributeError, OverflowError: it is something else.
+        """
         rule = cls((), ())
-        rule._said, rule._tail = found["said"], found["tail"]
+        rule._said, rule._tail = list(found["said"]), int(found["tail"])
         rule._closers = [_pattern(run) for run in rule._said]
-        rule.least_words, rule.limit = found["least"], found["limit"]
+        rule.least_words, rule.limit = int(found["least"]), float(found["limit"])
         return rule
 
     def is_over(self, text: str, n_tokens: int) -> bool:

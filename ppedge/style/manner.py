@@ -38,6 +38,16 @@ _KEPT: Final = 4
 
 _FORMAT: Final = 1  # raised with what is looked for in notes, or how it is told
 
+# Whatever else somebody wrote into the file may raise.
+_NO_MANNER: Final = (
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+)
+
 _EVERYBODY: Final = Path(__file__).with_name("everybody.json")
 
 # For models without a plug; those that were fitted for the default plug, with its caution.
@@ -178,7 +188,7 @@ class Manner:
                 found = json.loads(bytes(kept))
                 shapes = ShapeCounts.of_tables(found["shapes"])
                 return shapes, NoLoops.of(found["loops"]), Ending.of(found["ending"])
-            except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            except _NO_MANNER:
                 self._is_kept = False
         voices = self._voices
         tokens = [voices.tokens(text, ended=True) for text in self._texts]

@@ -65,7 +65,7 @@ class ShapeCounts:
         counts = cls(())
         for table, rows in zip(counts._tables, tables, strict=True):
             for context, seen in rows:
-                table[tuple(context)] = Counter(seen)
+                table[tuple(context)] = Counter({s: int(count) for s, count in seen.items()})
         counts.shapes = frozenset(counts._tables[0].get((), ()))
         return counts
 

@@ -140,12 +140,18 @@ class NoLoops:
 
     @classmethod
     def of(cls, found: Found) -> NoLoops:
-        """The rule of notes in which this was found."""
+        """The rule of notes in which this was found.
+
+        Raises:
+            ValueError, TypeError, KeyError, AttributeError, OverflowError: it is something else.
+        """
         rule = cls()
         rule._doubled = set(found["doubled"])
         told = found["limits"]
-        rule._limits = {kind: [(within, most) for within, most in told[kind]] for kind in _DENSE}
-        rule.longest, rule._bare = found["run"], found["bare"]
+        rule._limits = {
+            kind: [(int(within), int(most)) for within, most in told[kind]] for kind in _DENSE
+        }
+        rule.longest, rule._bare = int(found["run"]), int(found["bare"])
         return rule
 
     def too_dense(self, text: str) -> list[Dense]:
